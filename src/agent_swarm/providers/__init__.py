@@ -1,0 +1,1 @@
+"""Back ends that make machines. `base` is the contract, `discovery` finds them."""
