@@ -30,7 +30,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     """A group of settings."""
 
 
-class ResourceSettings(Section):
+class ResourceSettings(Section, frozen=True):
     cpus: Annotated[int, Meta(ge=1, le=512, description="Virtual CPUs of a machine.")] = 2
     memory_mib: Annotated[int, Meta(ge=256, le=4_194_304, description="Memory of a machine in MiB.")] = 4096
     disk_gib: Annotated[
@@ -41,7 +41,7 @@ class ResourceSettings(Section):
     ] = 20
 
 
-class LimitSettings(Section):
+class LimitSettings(Section, frozen=True):
     memory_reserve_mib: Annotated[
         int, Meta(ge=0, description="Memory of the host, in MiB, that machines must leave free.")
     ] = 1024
@@ -64,7 +64,7 @@ class LimitSettings(Section):
     ] = 4
 
 
-class TimeoutSettings(Section):
+class TimeoutSettings(Section, frozen=True):
     boot_s: Annotated[
         float, Meta(ge=1, description="Seconds that a machine has from power-on to its first SSH session.")
     ] = 300.0
@@ -74,7 +74,7 @@ class TimeoutSettings(Section):
     ] = 90.0
 
 
-class ImageSettings(Section):
+class ImageSettings(Section, frozen=True):
     default: Annotated[
         str,
         Meta(
@@ -95,7 +95,7 @@ class ImageSettings(Section):
     ] = ""
 
 
-class SshSettings(Section):
+class SshSettings(Section, frozen=True):
     forward_agent: Annotated[
         bool, Meta(description="Whether sessions forward the user's SSH agent into the machine.")
     ] = True
@@ -108,7 +108,7 @@ class SshSettings(Section):
     ] = 600
 
 
-class QemuSettings(Section):
+class QemuSettings(Section, frozen=True):
     accelerator: Annotated[
         Literal["auto", "kvm", "hvf", "whpx", "tcg"],
         Meta(description="What runs guest code; `auto` takes the fastest that a probe saw working."),
@@ -119,7 +119,7 @@ class QemuSettings(Section):
     ] = "auto"
 
 
-class Config(Section):
+class Config(Section, frozen=True):
     provider: Annotated[
         str, Meta(description="The back end for new projects: `auto` or a provider's name.")
     ] = "auto"

@@ -10,13 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 import msgspec
 
 from agent_swarm.files import write_atomically
+
+
+_PROC = Path("/proc/self")
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
@@ -96,7 +98,7 @@ def memory_bytes(pid: int) -> int | None:
 
 def _look(pid: int) -> tuple[float, str] | None:
     """Start time and argument vector of a live process, None for a dead or zombie one."""
-    if sys.platform == "linux":
+    if _PROC.is_dir():
         try:
             stat = Path(f"/proc/{pid}/stat").read_bytes()
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -106,6 +108,10 @@ def _look(pid: int) -> tuple[float, str] | None:
         if fields[0] in (b"Z", b"X"):
             return None
         return float(fields[19]), arguments.replace(b"\0", b" ").decode("utf-8", "surrogateescape")
+    return _look_elsewhere(pid)
+
+
+def _look_elsewhere(pid: int) -> tuple[float, str] | None:
     import psutil
 
     try:

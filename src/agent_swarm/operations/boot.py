@@ -1,0 +1,56 @@
+"""From a made machine to one that answers: shared by create and start."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from agent_swarm.errors import BootError, UnreachableError
+from agent_swarm.guest import connection
+from agent_swarm.model import MachineState, SshEndpoint, Status
+from agent_swarm.text import tail
+
+if TYPE_CHECKING:
+    from agent_swarm.operations.context import Context
+    from agent_swarm.operations.journal import Change
+    from agent_swarm.providers.base import Provider
+
+
+def bring_up(context: Context, change: Change, provider: Provider, handle: str) -> None:
+    """Start the machine and return when a first session works.
+
+    The registry then holds its endpoint, ssh/config names it, and the shared connection is open.
+    Raises BootError with the end of the console log.
+    """
+    environment = change.environment
+    deadline = time.monotonic() + context.config.timeouts.boot_s
+    with change.step("start machine"):
+        provider.start(handle, context.progress)
+    with change.step("boot"):
+        endpoint = provider.endpoint(
+            handle, timeout_s=max(deadline - time.monotonic(), 1.0), progress=context.progress
+        )
+        context.registry.set_running(environment.id, endpoint, status=Status.CREATING)
+    if not isinstance(endpoint, SshEndpoint):
+        return
+    context.publish_hosts()
+    with change.step("connect"):
+        current = context.registry.by_id(environment.id)
+        assert current is not None
+        try:
+            connection.open_shared(
+                context.paths,
+                context.config,
+                context.target(current),
+                timeout_s=max(deadline - time.monotonic(), 10.0),
+                alive=lambda: provider.inspect(handle).state is MachineState.RUNNING,
+            )
+        except UnreachableError as error:
+            message = f"{environment.label} started, but no SSH session could be opened"
+            raise BootError(
+                message,
+                details="\n".join(
+                    filter(None, [error.message, error.details, tail(provider.console(handle))])
+                ),
+                hint="A slow host may need more time: see the setting timeouts.boot_s.",
+            ) from error
