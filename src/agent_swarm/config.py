@@ -178,9 +178,10 @@ def settings() -> Iterator[tuple[str, str]]:
 
 
 def set_value(paths: Paths, key: str, text: str) -> None:
-    """Change one setting in the file. `text` is JSON where it parses as such, else a plain string.
+    """Change one setting in the file. `text` is taken as it is where the setting is a string, else as JSON.
 
-    Nothing is written unless the whole result is valid. Raises ConfigError.
+    Nothing is written unless the whole result is valid. Raises ConfigError, also where the file cannot be
+    written.
     """
     _checked(key)
     load(paths)
@@ -200,7 +201,11 @@ def set_value(paths: Paths, key: str, text: str) -> None:
             target[leaf] = text
     result = json.dumps(document, indent=2).encode() + b"\n"
     parse(result, origin=f"{key} = {text}")
-    write_atomically(paths.config, result)
+    try:
+        write_atomically(paths.config, result)
+    except OSError as error:
+        message = f"{paths.config} cannot be written"
+        raise ConfigError(message, details=str(error)) from error
 
 
 def json_schema() -> bytes:

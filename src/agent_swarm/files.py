@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -39,9 +40,13 @@ def sync_directory(path: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a directory and all below it, or nothing where it is gone."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
+    """Remove a directory and all below it, or nothing where it is gone. Raises OSError.
+
+    Others may remove files below it meanwhile.
+    """
+    while path.exists():
+        with contextlib.suppress(FileNotFoundError):  # a file that was gone before its turn: go on
+            shutil.rmtree(path)
 
 
 def allocated_bytes(path: Path) -> int:
@@ -50,26 +55,29 @@ def allocated_bytes(path: Path) -> int:
         found = path.lstat()
     except FileNotFoundError:
         return 0
-    total = getattr(found, "st_blocks", 0) * 512 or found.st_size
+    # st_blocks is in units of 512 bytes everywhere; it is 0 for a file of holes, whatever its size
+    total = found.st_blocks * 512 if hasattr(found, "st_blocks") else found.st_size
     if path.is_dir() and not path.is_symlink():
         with contextlib.suppress(FileNotFoundError):
             total += sum(allocated_bytes(child) for child in path.iterdir())
     return total
 
 
-def file_system_type(path: Path) -> str:
+_OCTAL = re.compile(r"\\([0-7]{3})")
+"""How proc(5) writes space, tab, newline and backslash in a path; all other bytes stand for themselves."""
+
+
+def file_system_type(path: Path, mount_table: Path = Path("/proc/self/mountinfo")) -> str:
     """The type of the file system that holds `path` ("ext4", "nfs4"), "" where it cannot be told."""
     try:
-        mounts = (
-            Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        )
+        mounts = mount_table.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError:
         return ""
     target = os.path.realpath(path)
     best, found = "", ""
     for line in mounts:  # proc(5): fields, " - ", file system type, source, options
         left, _, right = line.partition(" - ")
-        point = left.split()[4].encode().decode("unicode_escape")
+        point = _OCTAL.sub(lambda escape: chr(int(escape[1], 8)), left.split(" ")[4])
         inside = target == point or target.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, found = point, right.split()[0]

@@ -36,8 +36,10 @@ def hold(
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, operation)
-        except BlockingIOError:
+        except OSError as error:
             os.close(descriptor)
+            if not isinstance(error, BlockingIOError):
+                raise
             if time.monotonic() >= deadline:
                 raise BusyError(
                     busy, hint=hint or "Wait for the other command, or end it, and try again."
@@ -54,7 +56,9 @@ def hold(
 
 
 def is_free(path: Path) -> bool:
-    """Whether nobody holds the lock just now."""
+    """Whether nobody holds the lock just now. Makes no file; for the moment of the look, it holds the lock."""
+    if not path.exists():
+        return True
     try:
         with hold(path, busy=""):
             return True

@@ -57,7 +57,13 @@ class Paths:
         if given is not None and not given.strip():
             message = "AGENT_SWARM_HOME is set but empty"
             raise UsageError(message, hint="Unset it, or name a directory.")
-        home = Path(given).expanduser() if given else Path.home() / ".agent-swarm"
+        try:
+            home = Path(given).expanduser() if given else Path.home() / ".agent-swarm"
+        except RuntimeError as error:  # "~nobody", or neither HOME nor an entry in the password database
+            message = "the state directory cannot be told"
+            raise UsageError(
+                message, details=str(error), hint="Set AGENT_SWARM_HOME to a directory."
+            ) from error
         return cls.at(home, environ)
 
     @classmethod
@@ -96,8 +102,9 @@ class Paths:
                     details=str(error),
                     hint="Free space or set AGENT_SWARM_HOME to another directory.",
                 ) from error
-        found = self.run.stat()
-        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        found = self.run.lstat()  # a symlink that somebody else put into /tmp would lead elsewhere
+        private = stat.S_ISDIR(found.st_mode) and not stat.S_IMODE(found.st_mode) & 0o077
+        if found.st_uid != os.getuid() or not private:
             message = f"{self.run} is not a private directory of yours"
             raise SwarmError(message, hint=f"Remove {self.run}, or set XDG_RUNTIME_DIR.")
 

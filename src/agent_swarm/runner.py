@@ -1,18 +1,20 @@
 """Every program that agent-swarm runs for its own purposes is run from here.
 
-The argument vector is logged with secrets redacted, output is captured, there is always a time limit,
-and a failure is a CommandError with the end of stderr. Interactive sessions are guest/session.py's.
+The argument vector is logged (passwords in URLs, the one secret that a setting may bring into it, are
+redacted), output is captured, there is always a time limit, and a failure is a CommandError with the
+end of stderr. Interactive sessions are guest/session.py's.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import subprocess
 from typing import TYPE_CHECKING
 
-from agent_swarm.errors import CommandError, ProviderUnavailableError
+from agent_swarm.errors import CommandError, ProviderUnavailableError, SwarmError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STDERR_KEPT_LINES = 20
+
+_URL_PASSWORD = re.compile(r"(\w://[^/\s:@]*:)[^/\s@]*@")
 
 
 def run(
@@ -39,7 +43,7 @@ def run(
     `check` is False) or passes `timeout_s`, ProviderUnavailableError when there is no such program.
     """
     words = [os.fspath(word) for word in argv]
-    logger.debug("run %s", shlex.join(words))
+    logger.debug("run %s", _shown(words))
     try:
         done = subprocess.run(
             words,
@@ -54,10 +58,10 @@ def run(
     except subprocess.TimeoutExpired as error:
         message = f"{words[0]} did not end within {timeout_s:.0f} s"
         raise CommandError(message, details=_tail(error.stderr or b"")) from error
-    except FileNotFoundError as error:
-        raise _missing(words[0]) from error
+    except OSError as error:
+        raise _not_started(words[0], error) from error
     if check and done.returncode != 0:
-        message = f"{words[0]} failed with exit code {done.returncode}"
+        message = _failed(words[0], done.returncode)
         raise CommandError(message, returncode=done.returncode, details=_tail(done.stderr or done.stdout))
     return done
 
@@ -74,7 +78,7 @@ def stream(
     For builds that take minutes; the caller's Ctrl-C ends it. Raises as `run` does.
     """
     words = [os.fspath(word) for word in argv]
-    logger.debug("stream %s", shlex.join(words))
+    logger.debug("stream %s", _shown(words))
     kept: list[str] = []
     try:
         process = subprocess.Popen(
@@ -85,8 +89,8 @@ def stream(
             cwd=cwd,
             env={**os.environ, **environ} if environ else None,
         )
-    except FileNotFoundError as error:
-        raise _missing(words[0]) from error
+    except OSError as error:
+        raise _not_started(words[0], error) from error
     with process:
         assert process.stdout is not None
         try:
@@ -98,15 +102,28 @@ def stream(
             process.terminate()
             raise
     if process.returncode != 0:
-        message = f"{words[0]} failed with exit code {process.returncode}"
+        message = _failed(words[0], process.returncode)
         raise CommandError(message, returncode=process.returncode, details="\n".join(kept))
 
 
-def _missing(program: str) -> ProviderUnavailableError:
-    message = f"the program {program!r} is not installed"
-    return ProviderUnavailableError(
-        message, hint="`agent-swarm providers` shows the command that installs what is missing."
-    )
+def _not_started(program: str, error: OSError) -> SwarmError:
+    if isinstance(error, FileNotFoundError) and error.filename == program:  # else it is `cwd` that is gone
+        message = f"the program {program!r} is not installed"
+        return ProviderUnavailableError(
+            message, hint="`agent-swarm providers` shows the command that installs what is missing."
+        )
+    message = f"{program} could not be started"
+    return CommandError(message, details=str(error))
+
+
+def _failed(program: str, returncode: int) -> str:
+    if returncode < 0:
+        return f"{program} was ended by signal {-returncode}"
+    return f"{program} failed with exit code {returncode}"
+
+
+def _shown(words: Sequence[str]) -> str:
+    return _URL_PASSWORD.sub(r"\1***@", shlex.join(words))
 
 
 def _tail(output: bytes) -> str:

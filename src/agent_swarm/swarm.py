@@ -225,6 +225,12 @@ class Swarm:
 
         return provider_statuses(self._context)
 
+    def is_simulated(self, provider: str) -> bool:
+        """Whether a provider's machines are not real ones; every listing marks those."""
+        from agent_swarm.operations.status import is_simulated
+
+        return is_simulated(self._context, provider)
+
     def doctor(self) -> list[Finding]:
         """See operations/doctor.py."""
         from agent_swarm.operations.doctor import doctor

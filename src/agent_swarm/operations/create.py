@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -28,8 +29,9 @@ from agent_swarm.providers.base import FromBaseline, FromImage, MachineSpec
 from agent_swarm.registry.registry import new_environment_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    from agent_swarm.model import EnvironmentId
     from agent_swarm.operations.context import Context
     from agent_swarm.providers.base import Provider
 
@@ -162,6 +164,7 @@ def _make(
     # the id is new, so nobody else can hold this lock
     with (
         locks.hold(context.paths.lock(f"{environment.id}.change"), busy=f"{environment.label} is busy"),
+        _no_files_without_record(context, environment.id),
         Change.begin(context, environment, OperationKind.CREATE, intend) as change,
     ):
         change.when_undone(lambda: context.registry.remove(environment.id))
@@ -183,6 +186,15 @@ def _make(
     made = context.registry.by_id(environment.id)
     assert made is not None
     return made
+
+
+@contextlib.contextmanager
+def _no_files_without_record(context: Context, environment: EnvironmentId) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if context.registry.by_id(environment) is None:
+            recovery.forget_files(context, environment)
 
 
 def _image(context: Context, reference: str | None) -> Image:

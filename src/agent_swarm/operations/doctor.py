@@ -10,16 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from agent_swarm import locks
-from agent_swarm.errors import BusyError, ProviderUnavailableError, UsageError
-from agent_swarm.files import allocated_bytes, remove_tree
-from agent_swarm.guest import connection
-from agent_swarm.model import EnvironmentId, Status
+from agent_swarm.errors import ProviderUnavailableError, UsageError
+from agent_swarm.files import allocated_bytes
+from agent_swarm.guest import ssh_config
+from agent_swarm.model import Status
 from agent_swarm.operations import capacity, observe, recovery
 from agent_swarm.providers import discovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from agent_swarm.operations.context import Context
     from agent_swarm.providers.base import OwnedMachine, Provider
@@ -48,7 +47,7 @@ class Garbage:
     what: str
     reason: str
     size_bytes: int
-    remove: Callable[[], None]
+    remove: Callable[[], object]
 
 
 def doctor(context: Context) -> list[Finding]:
@@ -109,8 +108,10 @@ def _look_at_programs(_context: Context) -> Iterator[Finding]:
 
 def _look_at_images(context: Context) -> Iterator[Finding]:
     images = context.images.list()
-    for problem in context.images.problems():
-        yield Finding(Level.PROBLEM, "images", problem, "Make it again with `agent-swarm init-base`.")
+    for name, problem in context.images.problems().items():
+        yield Finding(
+            Level.PROBLEM, f"image {name[:12]}", problem, "Make it again with `agent-swarm init-base`."
+        )
     if images:
         yield Finding(Level.OK, "images", f"{len(images)} base image(s), the newest is {images[0].name}")
     else:
@@ -147,7 +148,7 @@ def _look_at_host(context: Context) -> Iterator[Finding]:
         )
     else:
         yield Finding(Level.OK, "disk", f"{free_gib:.1f} GiB free at {context.paths.home}")
-    included = connection.includes_our_config(context.paths)
+    included = ssh_config.included_by_user(context.paths)
     yield Finding(
         Level.OK if included else Level.WARNING,
         "ssh config",
@@ -181,8 +182,8 @@ def gc(context: Context, *, dry_run: bool = False) -> list[Garbage]:
 
 
 def find_garbage(context: Context) -> list[Garbage]:
-    """Strays of every provider, abandoned downloads and builds, logs and locks of machines that are gone."""
-    return [*_strays(context), *_partial_images(context), *_leftover_files(context)]
+    """Strays of every provider, and downloads and builds that were abandoned."""
+    return [*_strays(context), *_partial_images(context)]
 
 
 def _strays(context: Context) -> Iterator[Garbage]:
@@ -216,35 +217,6 @@ def _partial_images(context: Context) -> Iterator[Garbage]:
             size_bytes=allocated_bytes(unfinished),
             remove=partial(context.images.remove_partial, unfinished),
         )
-
-
-def _leftover_files(context: Context) -> Iterator[Garbage]:
-    known = {found.id for found in context.registry.environments()}
-    for directory in context.paths.logs.iterdir() if context.paths.logs.is_dir() else ():
-        if directory.is_dir() and EnvironmentId(directory.name) not in known:
-            yield Garbage(
-                what=f"logs of {directory.name}",
-                reason="the machine is gone",
-                size_bytes=allocated_bytes(directory),
-                remove=partial(remove_tree, directory),
-            )
-    for path in context.paths.locks.iterdir() if context.paths.locks.is_dir() else ():
-        owner, _, kind = path.name.partition(".")
-        if kind in {"change", "use"} and EnvironmentId(owner) not in known and locks.is_free(path):
-            yield Garbage(
-                what=f"lock file {path.name}",
-                reason="the machine is gone",
-                size_bytes=0,
-                remove=partial(_forget_lock, path),
-            )
-
-
-def _forget_lock(path: Path) -> None:
-    try:
-        with locks.hold(path, busy="in use"):
-            locks.forget(path)
-    except BusyError:
-        return
 
 
 def _loadable(context: Context) -> Iterator[tuple[str, Provider]]:

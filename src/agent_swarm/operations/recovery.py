@@ -18,11 +18,11 @@ from agent_swarm import locks
 from agent_swarm.errors import BusyError, SwarmError
 from agent_swarm.events import Notice
 from agent_swarm.files import remove_tree
-from agent_swarm.model import MachineState, Operation, OperationKind, OperationState, Status
+from agent_swarm.model import EnvironmentId, MachineState, Operation, OperationKind, OperationState, Status
 from agent_swarm.operations import observe
 
 if TYPE_CHECKING:
-    from agent_swarm.model import Environment, EnvironmentId
+    from agent_swarm.model import Environment
     from agent_swarm.operations.context import Context
 
 
@@ -50,7 +50,22 @@ def recover(context: Context) -> list[Operation]:
         ended.append(operation)
     if ended:
         context.publish_hosts()
+    _sweep(context)
     return ended
+
+
+def _sweep(context: Context) -> None:
+    """Remove the lock files and logs that a kill left of a machine that has no record, or none any more."""
+    locked = [path for path in context.paths.locks.iterdir() if path.suffix in {".change", ".use"}]
+    logged = [path for path in context.paths.logs.iterdir() if path.is_dir()]
+    owners = {EnvironmentId(path.stem) for path in (*locked, *logged)}
+    for owner in owners - context.registry.ids():
+        try:
+            with locks.hold(context.paths.lock(f"{owner}.change"), busy="it is being made"):
+                if context.registry.by_id(owner) is None:
+                    forget_files(context, owner)
+        except BusyError:
+            continue
 
 
 def _end(context: Context, operation: Operation) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from agent_swarm.errors import (
     UnreachableError,
     UsageError,
 )
-from agent_swarm.guest import connection, copy, session
+from agent_swarm.guest import connection, copy, session, ssh_config
 from agent_swarm.model import Kind, LocalEndpoint, MachineState, SshEndpoint, Status
 from agent_swarm.operations import observe
 
@@ -48,16 +49,30 @@ def run(context: Context, kind: Kind, name: str, argv: Sequence[str]) -> int:
         message = "there is no command to run"
         raise UsageError(message, hint=f"For example: agent-swarm run {name} -- uname -a")
     with opened(context, kind, name) as target:
-        return session.run(context.paths, target, argv)
+        return session.run(context.paths, context.config, target, argv)
 
 
 def run_captured(
     context: Context, kind: Kind, name: str, argv: Sequence[str], *, stdin: bytes = b""
 ) -> CapturedRun:
     """Run a command in the machine and return what it wrote, apart, and its exit code."""
-    with opened(context, kind, name) as target:
-        code, stdout, stderr = session.capture(context.paths, target, argv, stdin=stdin)
-    return CapturedRun(code, stdout, stderr)
+    with opened(context, kind, name) as target, contextlib.ExitStack() as stack:
+        given, stdout, stderr = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+        given.write(stdin)
+        given.seek(0)
+        exit_code = session.run(
+            context.paths,
+            context.config,
+            target,
+            argv,
+            stdin=given.fileno(),
+            stdout=stdout.fileno(),
+            stderr=stderr.fileno(),
+            tty=False,
+        )
+        stdout.seek(0)
+        stderr.seek(0)
+        return CapturedRun(exit_code, stdout.read(), stderr.read())
 
 
 def shell(context: Context, kind: Kind, name: str) -> int:
@@ -84,7 +99,7 @@ def code(context: Context, kind: Kind, name: str, *, folder: str) -> None:
             message = f"{target.label} is simulated: there is no SSH server to open an editor on"
             raise ConflictError(message)
         include = f"Include {context.paths.ssh_config}"
-        if not connection.is_included(context.paths, target):
+        if not ssh_config.included_by_user(context.paths):
             message = f"your SSH config does not know {target.host_alias}"
             raise ConflictError(message, hint=f"Put this line at the top of ~/.ssh/config: {include}")
         finished = subprocess.run(
@@ -102,19 +117,23 @@ def copy_files(context: Context, source: str, destination: str) -> None:
 
     Follows `cp -r`: into a directory that exists, else to that name. Times and modes are kept.
     """
-    places = [copy.parse_place(text) for text in (source, destination)]
-    if not any(place.machine for place in places):
+    addresses = [copy.parse_place(text) for text in (source, destination)]
+    if not any(address.machine for address in addresses):
         message = "neither place is in a machine"
         raise UsageError(
             message, hint="Write NAME:PATH for a place in a task; a local path with a colon starts with ./"
         )
     with contextlib.ExitStack() as stack:
         targets = {
-            place.machine: stack.enter_context(opened(context, *_named(context, place.machine)))
-            for place in places
-            if place.machine
+            address.machine: stack.enter_context(opened(context, *_named(context, address.machine)))
+            for address in addresses
+            if address.machine is not None
         }
-        copy.copy(context.paths, *(place.at(targets.get(place.machine or "")) for place in places))
+        here, there = (
+            copy.Place(targets[address.machine] if address.machine is not None else None, address.path)
+            for address in addresses
+        )
+        copy.copy(context.paths, context.config, here, there)
 
 
 def _named(context: Context, name: str) -> tuple[Kind, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from agent_swarm.errors import SetupError
 from agent_swarm.events import OutputLine
 from agent_swarm.files import write_atomically
-from agent_swarm.guest import session
+from agent_swarm.guest import script as guest_script
 
 if TYPE_CHECKING:
     from agent_swarm.model import Environment
@@ -60,8 +60,13 @@ def run_setup(context: Context, environment: Environment, script: bytes) -> None
             last[:] = [*last[-LAST_LINES + 1 :], line]
             context.progress(OutputLine(environment.name, line))
 
-        code = session.run_script(
-            context.paths, target, script, on_line=on_line, timeout_s=context.config.timeouts.setup_s
+        code = guest_script.run_script(
+            context.paths,
+            context.config,
+            target,
+            script,
+            on_line=on_line,
+            timeout_s=context.config.timeouts.setup_s,
         )
     if code != 0:
         message = f"setup.sh failed in {environment.label} with exit code {code}"

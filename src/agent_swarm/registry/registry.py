@@ -139,6 +139,9 @@ class Registry:
         rows = self._read("SELECT * FROM environments WHERE id = ?", environment)
         return _environment(rows[0]) if rows else None
 
+    def ids(self) -> set[EnvironmentId]:
+        return {EnvironmentId(row["id"]) for row in self._read("SELECT id FROM environments")}
+
     def insert(self, environment: Environment) -> None:
         """Add a new environment. Raises ConflictError where its name is taken."""
         try:

@@ -1,0 +1,186 @@
+"""The files of one machine, and the small records among them.
+
+    projects|tasks/<environment id>/
+    ├── owner.json        the tag: whose machine this is; written first, removed last
+    ├── machine.json      what the machine is (definition.py); written last, so that it means "complete"
+    ├── layers/0001.qcow2, 0002.qcow2, ...
+    │                     the disk; each builds on the one before, the first on the image (project) or on
+    │                     a layer of the project (task). Files never move. Only the active one is written
+    ├── baselines/<id>.json   which layer a baseline is
+    ├── seed.iso          cloud-init's NoCloud seed
+    ├── uefi-vars.fd      UEFI variables, where the machine starts by UEFI
+    ├── console.log       the serial console since the last start
+    ├── qemu.log, passt.log   what these programs complained of since the last start
+    ├── runtime.json      port, accelerator and network of the last start
+    ├── qemu.pid          written by QEMU itself
+    └── qemu.lock         locked by the running QEMU: free means that no QEMU of this machine lives
+
+Sockets and the process record are in `Paths.run`. Every path that is kept in a file is relative, so the
+state directory can be moved while its machines are stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from agent_swarm.errors import MachineError
+from agent_swarm.files import write_atomically
+from agent_swarm.model import BaselineId, EnvironmentId, InstallationId, Kind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from agent_swarm.paths import Paths
+
+FORMAT_VERSION = 1
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """owner.json."""
+
+    installation: InstallationId
+    environment: EnvironmentId
+    kind: Kind
+
+
+class BaselineRecord(msgspec.Struct, frozen=True):
+    """baselines/<id>.json: the layer that tasks of this baseline build on; it is never written again."""
+
+    layer: int
+    created_at: str
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """runtime.json: what was chosen at the last start."""
+
+    ssh_port: int
+    accelerator: str
+    network: str
+
+
+@dataclass(frozen=True, slots=True)
+class MachineFiles:
+    """Where one machine's files are. Making it touches nothing."""
+
+    id: EnvironmentId
+    kind: Kind
+    directory: Path
+    qmp_socket: Path
+    agent_socket: Path
+    process_record: Path
+
+    @classmethod
+    def of(cls, paths: Paths, kind: Kind, environment: EnvironmentId) -> MachineFiles:
+        return cls(
+            id=environment,
+            kind=kind,
+            directory=paths.machine(kind, environment),
+            qmp_socket=paths.qmp_socket(environment),
+            agent_socket=paths.agent_socket(environment),
+            process_record=paths.process_record(environment),
+        )
+
+    @property
+    def handle(self) -> str:
+        return f"{self.kind}/{self.id}"
+
+    @property
+    def marker(self) -> str:
+        """Stands in QEMU's argument vector, as the machine's -name."""
+        return f"agent-swarm-{self.id}"
+
+    @property
+    def owner(self) -> Path:
+        return self.directory / "owner.json"
+
+    @property
+    def definition(self) -> Path:
+        return self.directory / "machine.json"
+
+    @property
+    def layers(self) -> Path:
+        return self.directory / "layers"
+
+    def layer(self, number: int) -> Path:
+        return self.layers / f"{number:04d}.qcow2"
+
+    @property
+    def baselines(self) -> Path:
+        return self.directory / "baselines"
+
+    def baseline(self, baseline: BaselineId) -> Path:
+        return self.baselines / f"{baseline}.json"
+
+    @property
+    def seed(self) -> Path:
+        return self.directory / "seed.iso"
+
+    @property
+    def uefi_variables(self) -> Path:
+        return self.directory / "uefi-vars.fd"
+
+    @property
+    def console(self) -> Path:
+        return self.directory / "console.log"
+
+    @property
+    def qemu_log(self) -> Path:
+        return self.directory / "qemu.log"
+
+    @property
+    def passt_log(self) -> Path:
+        return self.directory / "passt.log"
+
+    @property
+    def runtime(self) -> Path:
+        return self.directory / "runtime.json"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / "qemu.pid"
+
+    @property
+    def lock(self) -> Path:
+        return self.directory / "qemu.lock"
+
+
+def parse_handle(paths: Paths, handle: str) -> MachineFiles:
+    """The files that a handle ("project/0123456789ab") names. Raises MachineError for what is no handle."""
+    kind, _, environment = handle.partition("/")
+    if kind not in list(Kind) or not environment.isalnum():
+        message = f"{handle!r} is not a handle of the qemu provider"
+        raise MachineError(message, hint="`agent-swarm doctor` checks the registry.")
+    return MachineFiles.of(paths, Kind(kind), EnvironmentId(environment))
+
+
+def baseline_handle(files: MachineFiles, baseline: BaselineId) -> str:
+    return f"{files.handle}/{baseline}"
+
+
+def parse_baseline_handle(paths: Paths, handle: str) -> tuple[MachineFiles, BaselineId]:
+    """The project's files and the baseline's id of a baseline's handle. Raises MachineError."""
+    machine, _, baseline = handle.rpartition("/")
+    return parse_handle(paths, machine), BaselineId(baseline)
+
+
+Record = TypeVar("Record", bound=msgspec.Struct)
+
+
+def read(path: Path, record: type[Record]) -> Record | None:
+    """The record in a file, None where there is no file. Raises MachineError where it cannot be read."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=record)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        message = f"{path.name} of {path.parent.name} cannot be read"
+        raise MachineError(
+            message, details=f"{path}: {error}", hint="Delete the machine, or restore the file."
+        ) from error
+
+
+def write(path: Path, record: msgspec.Struct) -> None:
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(record)))

@@ -1,0 +1,122 @@
+"""QEMU's control channel (QMP), made synchronous. The only file that knows asyncio.
+
+Source: https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from agent_swarm.errors import MachineError
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from pathlib import Path
+    from types import TracebackType
+
+    from qemu.qmp import QMPClient
+
+Result = TypeVar("Result")
+
+
+class Monitor:
+    """One connection to a running QEMU; a context manager. QEMU serves one at a time.
+
+    Every method raises MachineError when QEMU refuses, is gone, or does not answer within `timeout_s`.
+    """
+
+    def __init__(self, socket: Path, *, timeout_s: float = 10.0) -> None:
+        self._socket = socket
+        self._timeout_s = timeout_s
+        self._runner: asyncio.Runner | None = None
+        self._client: QMPClient | None = None
+
+    def __enter__(self) -> Self:
+        from qemu.qmp import QMPClient
+
+        logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what it also raises
+        self._runner = asyncio.Runner()
+        self._client = QMPClient("agent-swarm")
+        try:
+            self._run(self._client.connect(str(self._socket)), "connect")
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def status(self) -> str:
+        """QEMU's run state: "running", "paused", "prelaunch", "shutdown", ..."""
+        return str(self._execute("query-status")["status"])
+
+    def power_down(self) -> None:
+        """Press the machine's power button (ACPI)."""
+        self._execute("system_powerdown")
+
+    def quit(self) -> None:
+        """Flush the disks and end QEMU at once."""
+        self._execute("quit")
+
+    def resume(self) -> None:
+        self._execute("cont")
+
+    def active_file(self, drive: str) -> str:
+        """The file that a drive writes to now."""
+        for block in self._execute("query-block"):
+            if block["device"] == drive:
+                return str(block["inserted"]["file"])
+        message = f"QEMU has no drive {drive!r}"
+        raise MachineError(message)
+
+    def switch_to_overlay(self, drive: str, overlay: Path) -> None:
+        """Have the drive write to `overlay` from now on, an empty qcow2 file that builds on its present file.
+
+        Atomic for the guest: every write goes to the one or the other, none is lost.
+        """
+        self._execute(
+            "blockdev-snapshot-sync",
+            {"device": drive, "snapshot-file": str(overlay), "format": "qcow2", "mode": "existing"},
+        )
+
+    def _execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
+        assert self._client is not None
+        return self._run(self._client.execute(command, arguments), command)
+
+    def _run(self, work: Coroutine[Any, Any, Result], what: str) -> Result:
+        from qemu.qmp import QMPError
+
+        async def limited() -> Result:
+            return await asyncio.wait_for(work, self._timeout_s)
+
+        assert self._runner is not None
+        try:
+            return self._runner.run(limited())
+        except TimeoutError as error:
+            message = f"QEMU did not answer {what!r} within {self._timeout_s:.0f} s"
+            raise MachineError(message, hint="Stop it with `stop --force`.") from error
+        except (QMPError, OSError, EOFError) as error:
+            message = f"QEMU could not {what!r}" if what == "connect" else f"QEMU refused {what!r}"
+            raise MachineError(message, details=str(error)) from error
+
+    def _close(self) -> None:
+        from qemu.qmp import QMPError
+
+        if self._runner is None:
+            return
+        try:
+            if self._client is not None:
+                self._runner.run(asyncio.wait_for(self._client.disconnect(), self._timeout_s))
+        except (QMPError, OSError, EOFError, TimeoutError):
+            logging.getLogger(__name__).debug("QEMU hung up first")  # after `quit` it may
+        finally:
+            self._runner.close()
+            self._runner = None

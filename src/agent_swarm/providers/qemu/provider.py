@@ -1,0 +1,313 @@
+"""QEMU as a provider: machines of this host, as processes of this user. Implements providers/base.py.
+
+Each method reads as its steps; the work is in the modules beside: layout (files), definition (command line),
+launch, boot, shutdown, capture, process (which QEMU is ours), accelerator, network, host.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_swarm import files as filesystem
+from agent_swarm import processes
+from agent_swarm.errors import MachineError, SwarmError
+from agent_swarm.guest.cloudinit import write_iso
+from agent_swarm.images import qcow2
+from agent_swarm.model import BaselineId, EnvironmentId, Firmware, Kind, MachineState, MachineStatus
+from agent_swarm.providers.base import FromImage, OwnedMachine, Readiness
+from agent_swarm.providers.qemu import (
+    accelerator,
+    boot,
+    capture,
+    definition,
+    host,
+    launch,
+    layout,
+    network,
+    process,
+    shutdown,
+)
+from agent_swarm.providers.qemu.chain import Chain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from agent_swarm.events import Progress
+    from agent_swarm.model import Endpoint
+    from agent_swarm.providers.base import (
+        LiveFork,
+        MachineSpec,
+        Pricing,
+        ProviderContext,
+        Snapshots,
+        Suspend,
+    )
+    from agent_swarm.providers.qemu.definition import MachineDefinition
+    from agent_swarm.providers.qemu.layout import MachineFiles
+
+GIB = 1 << 30
+
+
+class QemuProvider:
+    """The embedded default provider. Its machines' handles are "<kind>/<environment id>"."""
+
+    name = "qemu"
+    simulated = False
+    snapshots: Snapshots | None = None
+    live_fork: LiveFork | None = None
+    suspend: Suspend | None = None
+    pricing: Pricing | None = None
+
+    def __init__(self, context: ProviderContext, environ: Mapping[str, str] = os.environ) -> None:
+        self._paths = context.paths
+        self._config = context.config
+        self._installation = context.installation
+        self._environ = environ
+        self._chain = Chain()
+        self._qemus: dict[str, host.Qemu] = {}
+
+    def probe(self) -> Readiness:
+        architecture = definition.native_architecture()
+        missing, needs, warnings = [], [], []
+        try:
+            qemu = self._qemu(architecture)
+        except SwarmError as error:
+            missing.append(error.message)
+            needs.append(f"qemu-{architecture}")
+        if not host.has_disk_tool():
+            missing.append("qemu-img is not installed")
+            needs.append("qemu-img")
+        if launch.network_is_slirp(self._config.qemu.network):
+            warnings.append(network.SLIRP_WARNING)
+            if platform.system() == "Linux" and host.find_passt() is None:
+                needs.append("passt")
+        install = host.install_command(needs)
+        if missing:
+            return Readiness(
+                usable=False,
+                summary="QEMU cannot be used",
+                missing=missing,
+                install_command=install,
+                warnings=warnings,
+            )
+        try:
+            summary, notes = accelerator.outlook(self._paths, self._config, self._environ, qemu, architecture)
+        except SwarmError as error:
+            return Readiness(usable=False, summary=f"QEMU {qemu.version}", missing=[error.message])
+        return Readiness(
+            usable=True,
+            summary=f"QEMU {qemu.version}, {summary}",
+            install_command=install,
+            warnings=[*warnings, *notes],
+        )
+
+    def create(self, spec: MachineSpec, progress: Progress) -> str:  # noqa: ARG002 - takes well under a second
+        files = layout.MachineFiles.of(self._paths, spec.kind, spec.id)
+        if definition.load(files) is not None:
+            return files.handle
+        image = spec.source.image
+        qemu = self._qemu(image.architecture)
+        machine = host.machine_type(qemu, image.architecture)
+        uefi = host.find_uefi(image.architecture, machine) if image.firmware is Firmware.UEFI else None
+        backing = image.disk if isinstance(spec.source, FromImage) else self._layer(spec.source.handle)
+        problem = self._chain.problem(backing)
+        if problem:
+            raise _broken(files, problem)
+        with ExitStack() as undo:
+            undo.callback(self._remove, files)
+            self._tag(files)
+            filesystem.remove_tree(files.layers)
+            files.layers.mkdir(mode=0o700)
+            qcow2.create_overlay(files.layer(1), backing=backing, size_bytes=spec.resources.disk_gib * GIB)
+            write_iso(spec.seed, files.seed)
+            if uefi is not None:
+                filesystem.write_atomically(files.uefi_variables, uefi.variables.read_bytes())
+            made = definition.MachineDefinition(
+                version=layout.FORMAT_VERSION,
+                id=spec.id,
+                architecture=image.architecture,
+                machine=machine,
+                cpus=spec.resources.cpus,
+                memory_mib=spec.resources.memory_mib,
+                mac=definition.mac_address(spec.id),
+                uuid=definition.machine_uuid(spec.id),
+                firmware=image.firmware,
+                image=image.digest,
+                kernel=_relative(files, image.kernel),
+                initrd=_relative(files, image.initrd),
+                kernel_command_line=image.kernel_command_line,
+                layer=1,
+            )
+            layout.write(files.definition, made)
+            undo.pop_all()
+        return files.handle
+
+    def start(self, handle: str, progress: Progress) -> None:
+        files, machine = self._existing(handle)
+        qemu = self._qemu(machine.architecture)
+        machine = capture.settle(files, machine)
+        if process.find(files) is None:
+            self._refuse_broken(files, machine)
+        launch.start(
+            files,
+            machine,
+            qemu=qemu,
+            accelerator=self._accelerator(files, machine, qemu, progress),
+            network_kind=self._config.qemu.network,
+            progress=progress,
+        )
+
+    def endpoint(self, handle: str, *, timeout_s: float, progress: Progress) -> Endpoint:  # noqa: ARG002 - one wait
+        files, _ = self._existing(handle)
+        return boot.wait_for_endpoint(files, timeout_s=timeout_s)
+
+    def stop(self, handle: str, *, force: bool = False, timeout_s: float = 90.0) -> None:
+        shutdown.stop(layout.parse_handle(self._paths, handle), force=force, timeout_s=timeout_s)
+
+    def delete(self, handle: str) -> None:
+        files = layout.parse_handle(self._paths, handle)
+        process.end(files)
+        self._remove(files)
+
+    def capture(self, handle: str, baseline: BaselineId, progress: Progress) -> str:
+        files, machine = self._existing(handle)
+        if not files.baseline(baseline).exists():
+            self._refuse_broken(files, machine)
+            capture.capture(files, machine, baseline, progress)
+        return layout.baseline_handle(files, baseline)
+
+    def discard(self, handle: str, baseline: BaselineId) -> None:
+        files = layout.parse_handle(self._paths, handle)
+        machine = definition.load(files)
+        if machine is not None:
+            capture.settle(files, machine)  # a capture that was interrupted ends here, too
+        files.baseline(baseline).unlink(missing_ok=True)
+
+    def inspect(self, handle: str) -> MachineStatus:
+        try:
+            files = layout.parse_handle(self._paths, handle)
+            if not files.directory.is_dir():
+                return MachineStatus(MachineState.ABSENT)
+            record = process.find(files)
+            if record is not None:
+                return MachineStatus(MachineState.RUNNING, pid=record.pid)
+            machine = definition.load(files)
+        except SwarmError as error:
+            return MachineStatus(MachineState.BROKEN, reason=error.message)
+        if machine is None:
+            return MachineStatus(MachineState.BROKEN, reason="its creation was not finished")
+        problem = self._problem(files, machine)
+        if problem:
+            return MachineStatus(MachineState.BROKEN, reason=problem)
+        return MachineStatus(MachineState.STOPPED)
+
+    def usage(self, handle: str) -> MachineStatus:
+        status = self.inspect(handle)
+        if status.state is MachineState.ABSENT or handle.count("/") != 1:
+            return status
+        files = layout.parse_handle(self._paths, handle)
+        return MachineStatus(
+            state=status.state,
+            reason=status.reason,
+            pid=status.pid,
+            memory_bytes=processes.memory_bytes(status.pid) if status.pid is not None else None,
+            disk_bytes=filesystem.allocated_bytes(files.directory),
+        )
+
+    def console(self, handle: str) -> Path | None:
+        files = layout.parse_handle(self._paths, handle)
+        return files.console if files.console.exists() else None
+
+    def list_owned(self) -> Iterator[OwnedMachine]:
+        for kind in Kind:
+            parent = self._paths.machine(kind, EnvironmentId("0")).parent
+            for directory in sorted(parent.iterdir()) if parent.is_dir() else []:
+                files = layout.MachineFiles.of(self._paths, kind, EnvironmentId(directory.name))
+                if directory.is_dir() and self._is_ours(files):
+                    yield OwnedMachine(files.id, files.handle, _baselines(files))
+
+    def _is_ours(self, files: MachineFiles) -> bool:
+        try:
+            owner = layout.read(files.owner, layout.Owner)
+        except MachineError:
+            return True  # the tag is damaged, but it lies in our state directory
+        # without a tag: its creation, or its removal, was interrupted right there
+        return owner is None or owner.installation == self._installation
+
+    def _tag(self, files: MachineFiles) -> None:
+        files.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = layout.Owner(installation=self._installation, environment=files.id, kind=files.kind)
+        layout.write(files.owner, owner)
+
+    def _remove(self, files: MachineFiles) -> None:
+        """The tag goes last, so that what an interruption leaves is still listed."""
+        if not files.directory.is_dir():
+            return
+        for path in files.directory.iterdir():
+            if path.is_dir():
+                filesystem.remove_tree(path)
+            elif path != files.owner:
+                path.unlink(missing_ok=True)
+        files.owner.unlink(missing_ok=True)
+        files.directory.rmdir()
+
+    def _qemu(self, architecture: str) -> host.Qemu:
+        if architecture not in self._qemus:
+            self._qemus[architecture] = host.find_qemu(architecture)
+        return self._qemus[architecture]
+
+    def _existing(self, handle: str) -> tuple[MachineFiles, MachineDefinition]:
+        files = layout.parse_handle(self._paths, handle)
+        machine = definition.load(files)
+        if machine is None:
+            message = f"there is no machine {handle}"
+            raise MachineError(message, hint="`agent-swarm doctor` compares the registry with what is there.")
+        return files, machine
+
+    def _layer(self, handle: str) -> Path:
+        files, baseline = layout.parse_baseline_handle(self._paths, handle)
+        record = layout.read(files.baseline(baseline), layout.BaselineRecord)
+        if record is None:
+            message = f"the baseline {handle} is gone"
+            raise MachineError(message, hint="Make a new one with `agent-swarm project stop`.")
+        return files.layer(record.layer)
+
+    def _problem(self, files: MachineFiles, machine: MachineDefinition) -> str:
+        for relative in (machine.kernel, machine.initrd):
+            if relative is not None and not (files.directory / relative).exists():
+                return f"the base image's {Path(relative).name} is missing"
+        return self._chain.problem(files.layer(machine.layer))
+
+    def _refuse_broken(self, files: MachineFiles, machine: MachineDefinition) -> None:
+        problem = self._problem(files, machine)
+        if problem:
+            raise _broken(files, problem)
+
+    def _accelerator(
+        self, files: MachineFiles, machine: MachineDefinition, qemu: host.Qemu, progress: Progress
+    ) -> str:
+        subject = accelerator.Subject(
+            image=machine.image,
+            architecture=machine.architecture,
+            machine=machine.machine,
+            kernel=files.directory / machine.kernel if machine.kernel else None,
+            disk=files.layer(machine.layer),
+        )
+        return accelerator.choose(self._paths, self._config, self._environ, qemu, subject, progress)
+
+
+def _relative(files: MachineFiles, path: Path | None) -> str | None:
+    return None if path is None else os.path.relpath(path, files.directory)
+
+
+def _baselines(files: MachineFiles) -> list[BaselineId]:
+    return [BaselineId(path.stem) for path in sorted(files.baselines.glob("[!.]*.json"))]
+
+
+def _broken(files: MachineFiles, problem: str) -> MachineError:
+    message = f"machine {files.handle} is broken: {problem}"
+    return MachineError(message, hint="Restore the file, or delete the machine and make it again.")

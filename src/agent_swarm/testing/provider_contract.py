@@ -1,0 +1,424 @@
+"""The provider contract as tests: what every provider must pass, ours and those of third parties.
+
+    from agent_swarm.testing.provider_contract import ProviderContract, ProviderSubject, RunningMachineContract
+    from my_package import create_provider
+
+    class Subject(ProviderSubject):
+        create_provider = staticmethod(create_provider)
+
+        @classmethod
+        def damage(cls, context, identifier):
+            (context.paths.home / "mine" / identifier / "disk").unlink()
+
+    class TestContract(Subject, ProviderContract): ...
+    class TestRunning(Subject, RunningMachineContract): ...
+
+`ProviderContract` starts machines but never waits for one to boot. `RunningMachineContract` boots four,
+shared by its tests. Both have fixtures of class scope, so with pytest-xdist a class belongs in one
+worker: `--dist loadscope`, or `--dist loadgroup` and `@pytest.mark.xdist_group` on the subclass.
+`ProviderSubject` (subject.py) says what can be overridden. It needs pytest and psutil.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from agent_swarm.errors import BootError, MachineError, SwarmError
+from agent_swarm.events import ignore
+from agent_swarm.model import InstallationId, Kind, MachineState
+from agent_swarm.providers.base import FromBaseline, ProviderContext
+from agent_swarm.testing import child
+from agent_swarm.testing.running_contract import RunningMachineContract
+from agent_swarm.testing.subject import (
+    CANARY,
+    ProviderSubject,
+    argument_vectors,
+    kill_process,
+    new_baseline,
+    owned,
+    traces,
+)
+
+if TYPE_CHECKING:
+    from agent_swarm.model import Image
+    from agent_swarm.providers.base import Provider
+
+__all__ = ["ProviderContract", "ProviderSubject", "RunningMachineContract"]
+
+
+class ProviderContract(ProviderSubject):
+    """Machines that are made, started, killed and removed; none is waited for to boot."""
+
+    # The provider itself
+
+    def test_name_is_a_lower_case_identifier(self, provider: Provider) -> None:
+        assert re.fullmatch(r"[a-z][a-z0-9-]*", provider.name)
+
+    def test_abilities_are_attributes(self, provider: Provider) -> None:
+        assert isinstance(provider.simulated, bool)
+        for facet in ("snapshots", "live_fork", "suspend", "pricing"):
+            assert hasattr(provider, facet), facet
+
+    def test_probe_says_that_it_is_usable_here(self, provider: Provider) -> None:
+        readiness = provider.probe()
+        assert readiness.usable, readiness.missing
+        assert readiness.summary
+        assert "\n" not in readiness.summary
+
+    # Create
+
+    def test_a_new_machine_is_stopped(self, provider: Provider, image: Image) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        assert handle
+        assert provider.inspect(handle).state is MachineState.STOPPED
+
+    def test_create_again_returns_the_same_machine_unchanged(self, provider: Provider, image: Image) -> None:
+        spec, baseline = self.project_spec(image), new_baseline()
+        handle = provider.create(spec, ignore)
+        provider.capture(handle, baseline, ignore)
+        assert provider.create(spec, ignore) == handle
+        assert [tuple(found.baselines) for found in owned(provider, spec.id)] == [(baseline,)]
+
+    def test_create_again_leaves_a_running_machine_running(self, provider: Provider, image: Image) -> None:
+        spec = self.project_spec(image)
+        handle = provider.create(spec, ignore)
+        provider.start(handle, ignore)
+        before = provider.inspect(handle)
+        assert provider.create(spec, ignore) == handle
+        assert provider.inspect(handle) == before
+        provider.stop(handle, force=True)
+
+    def test_creates_side_by_side_do_not_collide(self, provider: Provider, image: Image) -> None:
+        specs = [self.project_spec(image) for _ in range(4)]
+        with concurrent.futures.ThreadPoolExecutor(len(specs)) as pool:
+            handles = list(pool.map(lambda spec: provider.create(spec, ignore), specs))
+        assert len(set(handles)) == len(specs)
+        assert {provider.inspect(handle).state for handle in handles} == {MachineState.STOPPED}
+        assert all(owned(provider, spec.id) for spec in specs)
+
+    def test_clones_of_one_baseline_side_by_side_do_not_collide(
+        self, provider: Provider, image: Image
+    ) -> None:
+        project = provider.create(self.project_spec(image), ignore)
+        baseline = provider.capture(project, new_baseline(), ignore)
+        specs = [self.task_spec(image, baseline) for _ in range(4)]
+        with concurrent.futures.ThreadPoolExecutor(len(specs)) as pool:
+            handles = list(pool.map(lambda spec: provider.create(spec, ignore), specs))
+        assert {provider.inspect(handle).state for handle in handles} == {MachineState.STOPPED}
+
+    def test_create_from_a_missing_baseline_fails_and_leaves_nothing(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        project = self.project_spec(image)
+        handle = provider.create(project, ignore)
+        baseline = new_baseline()
+        gone = provider.capture(handle, baseline, ignore)
+        provider.discard(handle, baseline)
+        spec = self.make_spec(Kind.TASK, FromBaseline(gone, image))
+        with pytest.raises(SwarmError):
+            provider.create(spec, ignore)
+        assert owned(provider, spec.id) == []
+        assert traces(context, spec.id) == []
+
+    def test_create_killed_at_any_instant_is_completed_by_the_next(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        changes = child.run(self.call(context, "create", self.project_spec(image), ignore))
+        for instant in self.instants(changes):
+            spec = self.project_spec(image)
+            assert child.killed(self.call(context, "create", spec, ignore), before=instant), instant
+            handle = provider.create(spec, ignore)
+            assert provider.inspect(handle).state is MachineState.STOPPED, instant
+            assert [found.handle for found in owned(provider, spec.id)] == [handle], instant
+            provider.delete(handle)
+            assert traces(context, spec.id) == [], instant
+
+    def test_create_killed_at_any_instant_leaves_what_is_listed_and_deletable(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        changes = child.run(self.call(context, "create", self.project_spec(image), ignore))
+        for instant in self.instants(changes):
+            spec = self.project_spec(image)
+            assert child.killed(self.call(context, "create", spec, ignore), before=instant), instant
+            for remains in owned(provider, spec.id):
+                assert provider.inspect(remains.handle).state is not MachineState.RUNNING, instant
+                provider.delete(remains.handle)
+            assert owned(provider, spec.id) == [], instant
+            assert traces(context, spec.id) == [], instant
+
+    # Start, stop
+
+    def test_start_runs_a_machine_that_outlives_its_starter(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        child.run(self.call(context, "start", handle, ignore))
+        assert provider.inspect(handle).state is MachineState.RUNNING
+        provider.stop(handle, force=True)
+        assert provider.inspect(handle).state is MachineState.STOPPED
+
+    def test_start_of_a_running_machine_changes_nothing(self, provider: Provider, image: Image) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        provider.start(handle, ignore)
+        before = provider.inspect(handle)
+        provider.start(handle, ignore)
+        assert provider.inspect(handle) == before
+        provider.stop(handle, force=True)
+
+    def test_start_killed_at_any_instant_leaves_what_delete_removes(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        first = provider.create(self.project_spec(image), ignore)
+        changes = child.run(self.call(context, "start", first, ignore))
+        provider.delete(first)
+        for instant in self.instants(changes):
+            spec = self.project_spec(image)
+            handle = provider.create(spec, ignore)
+            assert child.killed(self.call(context, "start", handle, ignore), before=instant), instant
+            provider.delete(handle)
+            assert owned(provider, spec.id) == [], instant
+            assert traces(context, spec.id) == [], instant
+
+    def test_start_killed_at_any_instant_is_completed_by_the_next(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        first = provider.create(self.project_spec(image), ignore)
+        changes = child.run(self.call(context, "start", first, ignore))
+        provider.delete(first)
+        for instant in self.instants(changes):
+            spec = self.project_spec(image)
+            handle = provider.create(spec, ignore)
+            assert child.killed(self.call(context, "start", handle, ignore), before=instant), instant
+            provider.start(handle, ignore)
+            assert provider.inspect(handle).state is MachineState.RUNNING, instant
+            provider.delete(handle)
+            assert traces(context, spec.id) == [], instant
+
+    def test_stop_of_what_does_not_run_is_silent(self, provider: Provider, image: Image) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        provider.stop(handle)
+        provider.stop(handle, force=True)
+        assert provider.inspect(handle).state is MachineState.STOPPED
+        provider.delete(handle)
+        provider.stop(handle)
+        assert provider.inspect(handle).state is MachineState.ABSENT
+
+    def test_a_machine_whose_process_died_is_stopped_and_starts_again(
+        self, provider: Provider, image: Image
+    ) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        provider.start(handle, ignore)
+        kill_process(provider, handle)
+        assert provider.inspect(handle).state is MachineState.STOPPED
+        provider.start(handle, ignore)
+        assert provider.inspect(handle).state is MachineState.RUNNING
+        provider.stop(handle, force=True)
+
+    def test_start_of_a_machine_that_is_gone_fails(self, provider: Provider, image: Image) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        provider.delete(handle)
+        with pytest.raises(MachineError):
+            provider.start(handle, ignore)
+
+    def test_user_data_is_in_no_argument_vector(self, provider: Provider, image: Image) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        provider.start(handle, ignore)
+        assert argument_vectors(CANARY) == []
+        provider.stop(handle, force=True)
+
+    # Endpoint and console
+
+    def test_endpoint_of_a_stopped_machine_is_a_boot_error_at_once(
+        self, provider: Provider, image: Image
+    ) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        with pytest.raises(BootError):
+            provider.endpoint(handle, timeout_s=24 * 3600, progress=ignore)
+
+    def test_endpoint_of_a_machine_that_died_is_a_boot_error_at_once(
+        self, provider: Provider, image: Image
+    ) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        provider.start(handle, ignore)
+        kill_process(provider, handle)
+        with pytest.raises(BootError):
+            provider.endpoint(handle, timeout_s=24 * 3600, progress=ignore)
+
+    def test_console_of_a_started_machine_is_a_file_or_none(self, provider: Provider, image: Image) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        provider.start(handle, ignore)
+        console = provider.console(handle)
+        assert console is None or console.is_file()
+        provider.delete(handle)
+        assert provider.console(handle) is None or not Path(str(provider.console(handle))).exists()
+
+    # Delete
+
+    def test_delete_of_a_running_machine_leaves_no_trace(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        spec = self.project_spec(image)
+        handle = provider.create(spec, ignore)
+        provider.capture(handle, new_baseline(), ignore)
+        provider.start(handle, ignore)
+        provider.delete(handle)
+        assert provider.inspect(handle).state is MachineState.ABSENT
+        assert owned(provider, spec.id) == []
+        assert traces(context, spec.id) == []
+
+    def test_delete_of_what_is_gone_is_silent(self, provider: Provider, image: Image) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        provider.delete(handle)
+        provider.delete(handle)
+        assert provider.inspect(handle).state is MachineState.ABSENT
+
+    def test_delete_of_a_clone_leaves_its_project_and_siblings(
+        self, provider: Provider, image: Image
+    ) -> None:
+        project = provider.create(self.project_spec(image), ignore)
+        baseline = provider.capture(project, new_baseline(), ignore)
+        clone = provider.create(self.task_spec(image, baseline), ignore)
+        sibling = provider.create(self.task_spec(image, baseline), ignore)
+        provider.delete(clone)
+        assert provider.inspect(project).state is MachineState.STOPPED
+        assert provider.inspect(sibling).state is MachineState.STOPPED
+        provider.start(sibling, ignore)
+        provider.stop(sibling, force=True)
+
+    def test_delete_killed_at_any_instant_is_completed_by_the_next(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        first = provider.create(self.project_spec(image), ignore)
+        provider.start(first, ignore)
+        changes = child.run(self.call(context, "delete", first))
+        for instant in self.instants(changes):
+            spec = self.project_spec(image)
+            handle = provider.create(spec, ignore)
+            provider.start(handle, ignore)
+            assert child.killed(self.call(context, "delete", handle), before=instant), instant
+            left = traces(context, spec.id, settle_s=0)
+            assert not left or owned(provider, spec.id), left
+            provider.inspect(handle)
+            provider.delete(handle)
+            assert owned(provider, spec.id) == [], instant
+            assert traces(context, spec.id) == [], instant
+
+    # Capture, discard
+
+    def test_capture_of_a_stopped_machine_is_idempotent(self, provider: Provider, image: Image) -> None:
+        project, baseline = provider.create(self.project_spec(image), ignore), new_baseline()
+        handle = provider.capture(project, baseline, ignore)
+        assert provider.capture(project, baseline, ignore) == handle
+        assert provider.inspect(project).state is MachineState.STOPPED
+
+    def test_two_captures_are_two_baselines(self, provider: Provider, image: Image) -> None:
+        spec, baselines = self.project_spec(image), [new_baseline(), new_baseline()]
+        project = provider.create(spec, ignore)
+        handles = {provider.capture(project, baseline, ignore) for baseline in baselines}
+        assert len(handles) == 2
+        assert [set(found.baselines) for found in owned(provider, spec.id)] == [set(baselines)]
+        for handle in handles:
+            clone = provider.create(self.task_spec(image, handle), ignore)
+            assert provider.inspect(clone).state is MachineState.STOPPED
+
+    def test_capture_killed_at_any_instant_is_completed_by_the_next(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        project = provider.create(self.project_spec(image), ignore)
+        changes = child.run(self.call(context, "capture", project, new_baseline(), ignore))
+        for instant in self.instants(changes):
+            baseline = new_baseline()
+            killed = child.killed(self.call(context, "capture", project, baseline, ignore), before=instant)
+            assert killed, instant
+            handle = provider.capture(project, baseline, ignore)
+            clone = provider.create(self.task_spec(image, handle), ignore)
+            provider.start(project, ignore)
+            provider.stop(project, force=True)
+            provider.delete(clone)
+
+    def test_capture_killed_at_any_instant_leaves_what_discard_removes(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        spec = self.project_spec(image)
+        project = provider.create(spec, ignore)
+        changes = child.run(self.call(context, "capture", project, new_baseline(), ignore))
+        for instant in self.instants(changes):
+            baseline = new_baseline()
+            killed = child.killed(self.call(context, "capture", project, baseline, ignore), before=instant)
+            assert killed, instant
+            provider.discard(project, baseline)
+            assert all(baseline not in found.baselines for found in owned(provider, spec.id)), instant
+            provider.start(project, ignore)
+            provider.stop(project, force=True)
+
+    def test_discard_removes_the_baseline_and_leaves_its_machine(
+        self, provider: Provider, image: Image
+    ) -> None:
+        spec, baseline, kept = self.project_spec(image), new_baseline(), new_baseline()
+        project = provider.create(spec, ignore)
+        provider.capture(project, baseline, ignore)
+        provider.capture(project, kept, ignore)
+        provider.discard(project, baseline)
+        assert [tuple(found.baselines) for found in owned(provider, spec.id)] == [(kept,)]
+        provider.start(project, ignore)
+        assert provider.inspect(project).state is MachineState.RUNNING
+        provider.stop(project, force=True)
+
+    def test_discard_of_what_is_gone_is_silent(self, provider: Provider, image: Image) -> None:
+        project, baseline = provider.create(self.project_spec(image), ignore), new_baseline()
+        provider.capture(project, baseline, ignore)
+        provider.discard(project, baseline)
+        provider.discard(project, baseline)
+        provider.delete(project)
+        provider.discard(project, baseline)
+        assert provider.inspect(project).state is MachineState.ABSENT
+
+    # Inspect, usage, list
+
+    def test_a_damaged_machine_is_broken_with_a_reason_and_can_be_deleted(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        spec, other = self.project_spec(image), provider.create(self.project_spec(image), ignore)
+        handle = provider.create(spec, ignore)
+        self.damage(context, spec.id)
+        seen = provider.inspect(handle)
+        assert seen.state is MachineState.BROKEN
+        assert seen.reason
+        assert provider.usage(handle).state is MachineState.BROKEN
+        with pytest.raises(MachineError):
+            provider.start(handle, ignore)
+        assert provider.inspect(other).state is MachineState.STOPPED
+        provider.delete(handle)
+        assert traces(context, spec.id) == []
+
+    def test_usage_tells_the_disk_of_a_stopped_machine(self, provider: Provider, image: Image) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        usage = provider.usage(handle)
+        assert usage.state is MachineState.STOPPED
+        assert usage.disk_bytes is None or usage.disk_bytes > 0
+        assert not usage.memory_bytes
+
+    def test_usage_of_what_is_gone_is_absent(self, provider: Provider, image: Image) -> None:
+        handle = provider.create(self.project_spec(image), ignore)
+        provider.delete(handle)
+        assert provider.usage(handle).state is MachineState.ABSENT
+
+    def test_list_owned_lists_ours_and_only_ours(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        theirs = self.create_provider(
+            ProviderContext(context.paths, context.config, InstallationId("f" * 12))
+        )
+        our_spec, their_spec = self.project_spec(image), self.project_spec(image)
+        our_handle = provider.create(our_spec, ignore)
+        their_handle = theirs.create(their_spec, ignore)
+        assert [found.handle for found in owned(provider, our_spec.id)] == [our_handle]
+        assert [found.id for found in theirs.list_owned()] == [their_spec.id]
+        assert owned(provider, their_spec.id) == []
+        theirs.delete(their_handle)
+        assert list(theirs.list_owned()) == []
