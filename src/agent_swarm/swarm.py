@@ -81,7 +81,7 @@ class Swarm:
             progress=self._context.progress,
         )
 
-    def images(self) -> list[Image]:
+    def images(self) -> Sequence[Image]:
         """The base images, the newest first."""
         return self._context.images.list()
 

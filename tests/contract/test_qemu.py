@@ -3,7 +3,6 @@ BIOS finds nothing to start. The second boots the base image."""
 
 from __future__ import annotations
 
-import subprocess
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,18 +11,17 @@ import pytest
 from agent_swarm import runner
 from agent_swarm.config import Config, QemuSettings
 from agent_swarm.files import remove_tree
-from agent_swarm.guest import cloudinit, keys
-from agent_swarm.model import Firmware, Image, ImageDigest, InstallationId, Kind, Resources, SshEndpoint
+from agent_swarm.model import Firmware, Image, ImageDigest, InstallationId, Kind, Resources
 from agent_swarm.paths import Paths
 from agent_swarm.providers.base import ProviderContext
 from agent_swarm.providers.qemu import create_provider
-from agent_swarm.testing.provider_contract import ProviderContract, ProviderSubject, RunningMachineContract
+from agent_swarm.testing.provider_contract import ProviderContract, ProviderSubject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from agent_swarm.model import Endpoint, EnvironmentId, Seed
+    from agent_swarm.model import EnvironmentId
 
 
 class QemuSubject(ProviderSubject):

@@ -81,14 +81,16 @@ def test_stdin_is_forwarded(guest_paths: Paths, guest_target: Target) -> None:
     assert output(guest_paths, guest_target, ["cat"], data) == (0, data, b"")
 
 
-def test_every_exit_code_passes_through_and_sessions_run_side_by_side(
+def test_exit_codes_pass_through_and_sessions_run_side_by_side(
     guest_paths: Paths, guest_target: Target
 ) -> None:
     def code(number: int) -> int:
         return output(guest_paths, guest_target, ["sh", "-c", f"exit {number}"])[0]
 
+    # all 256 go through the same command line in tests/unit/test_guest_local_run.py
+    codes = [*range(0, 256, 5), 126, 127, 128, 254]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        assert list(pool.map(code, range(256))) == list(range(256))
+        assert list(pool.map(code, codes)) == codes
 
 
 @pytest.mark.parametrize("name", ["KILL", "TERM", "INT", "SEGV"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -105,8 +106,27 @@ def test_a_lock_file_is_private_and_left_when_released(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_waiter_does_not_get_a_file_that_was_forgotten(path: Path) -> None:
+def test_a_file_that_was_forgotten_between_open_and_lock_is_not_taken(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else two could hold "the" lock: one the removed file, one the new."""
+    flock = fcntl.flock
+    forgotten: list[int] = []
+
+    def another_process_was_faster(descriptor: int, operation: int) -> None:
+        if not forgotten:
+            forgotten.append(descriptor)
+            locks.forget(path)
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", another_process_was_faster)
+    with locks.hold(path, busy=""):
+        assert forgotten
+        assert path.exists()
+        assert not locks.is_free(path)
+
+
+def test_a_waiter_gets_the_lock_though_its_file_was_forgotten(path: Path) -> None:
     held, entered = threading.Event(), threading.Event()
     release = threading.Event()
 

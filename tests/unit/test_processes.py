@@ -65,7 +65,7 @@ def test_a_zombie_is_not_alive(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGKILL)
     assert processes.wait_for_end(record, timeout_s=60)
     assert process.returncode is None  # nobody has reaped it
-    assert processes.describe(process.pid, MARKER) is None
+    assert processes.describe(process.pid, "") is None
 
 
 def test_no_record_is_not_alive() -> None:
@@ -108,7 +108,7 @@ def test_what_is_no_record_is_none(tmp_path: Path, content: bytes | None) -> Non
 
 
 def test_a_process_name_with_parentheses_and_spaces_is_read_right(tmp_path: Path) -> None:
-    program = tmp_path / "a) S 1 (b"
+    program = tmp_path / "a) Z 1 (b"
     program.symlink_to("/bin/cat")
     with subprocess.Popen([program, "-", MARKER], stdin=subprocess.PIPE) as process:
         record = processes.describe(process.pid, MARKER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -30,10 +31,10 @@ if TYPE_CHECKING:
 NAMES_SHOWN = 10
 
 _COLUMNS = (
-    render.Column("NAME", flexible=True),
+    render.Column("NAME", least=24),
     render.Column("RESULT", colour=render.status_colour),
     render.Column("SECONDS", rank=1, right=True),
-    render.Column("ERROR", flexible=True),
+    render.Column("ERROR", least=20),
 )
 
 
@@ -113,10 +114,13 @@ def _report(results: Sequence[BulkResult], done: str, *, as_json: bool) -> int:
                 result.name,
                 "failed" if result.error else done,
                 f"{result.duration_s:.1f}",
-                " ".join([result.error.message, result.error.hint]).strip() if result.error else "",
+                result.error.message if result.error else "",
             )
             for result in results
         ]
         click.echo("\n".join(render.table(_COLUMNS, rows)))
+    for result in results:
+        if result.error is not None:
+            click.echo("\n".join(render.error_lines(result.error, sys.stderr, about=result.name)), err=True)
     codes = {result.error.exit_code for result in results if result.error}
     return codes.pop() if len(codes) == 1 else min(len(codes), 1)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from agent_swarm.cli import render, shapes
-from agent_swarm.cli.options import Command, confirm, json_option, looking, say, working, yes_option
+from agent_swarm.cli.options import (
+    Command,
+    confirm,
+    json_option,
+    looking,
+    say,
+    simulated_note,
+    working,
+    yes_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,12 +31,12 @@ GIB = 1024**3
 _HOST = (
     render.Column("HOST"),
     render.Column("TOTAL", right=True),
-    render.Column("ALLOCATED", right=True),
-    render.Column("USED", right=True),
+    render.Column("ALLOCATED", rank=1, right=True),
+    render.Column("USED", rank=2, right=True),
     render.Column("FREE", right=True),
 )
 _MACHINES = (
-    render.Column("NAME", flexible=True),
+    render.Column("NAME", least=24),
     render.Column("KIND", rank=4),
     render.Column("STATUS", colour=render.status_colour),
     render.Column("CPUS", rank=3, right=True),
@@ -37,13 +46,13 @@ _MACHINES = (
 )
 _FINDINGS = (
     render.Column("LEVEL", colour=render.status_colour),
-    render.Column("SUBJECT", flexible=True),
-    render.Column("FINDING", flexible=True),
+    render.Column("SUBJECT", least=12),
+    render.Column("FINDING", least=20),
 )
 _GARBAGE = (
     render.Column("SIZE", right=True),
-    render.Column("WHAT", flexible=True),
-    render.Column("WHY", rank=1, flexible=True),
+    render.Column("WHAT", least=20),
+    render.Column("WHY", rank=1, least=12),
 )
 
 
@@ -57,10 +66,13 @@ def status(as_json: bool) -> None:
     """
     with looking() as swarm:
         found = swarm.status()
+        simulated = {name for name in _provider_names(found) if swarm.is_simulated(name)}
     if as_json:
-        shapes.write(shapes.status(found))
+        shapes.write(shapes.status(found, simulated=simulated))
         return
     click.echo("\n".join(_status_lines(found)))
+    for name in sorted(simulated):
+        say(simulated_note(name))
 
 
 @click.command(cls=Command, example="agent-swarm providers")
@@ -125,6 +137,10 @@ def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
         say("there is nothing to remove")
     elif not dry_run:
         say(f"{len(found)} thing(s) removed, {_total(found)}")
+
+
+def _provider_names(found: HostStatus) -> set[str]:
+    return {entry.environment.provider for entry in found.machines}
 
 
 def _show_garbage(found: Sequence[Garbage]) -> None:

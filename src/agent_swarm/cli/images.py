@@ -10,7 +10,7 @@ from agent_swarm.cli.options import Command, json_option, looking, say, working
 DIGEST_SHOWN = 12
 
 _COLUMNS = (
-    render.Column("NAME", flexible=True),
+    render.Column("NAME", least=24),
     render.Column("DIGEST"),
     render.Column("ARCHITECTURE", rank=4),
     render.Column("BOOT", rank=3),

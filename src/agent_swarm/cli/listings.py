@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent_swarm.cli import render, shapes
-from agent_swarm.cli.options import PROJECT, TASK, Command, json_option, looking, say
+from agent_swarm.cli.options import PROJECT, TASK, Command, json_option, looking, say, simulated_note
 from agent_swarm.model import Environment, Kind, SshEndpoint, Status
 
 if TYPE_CHECKING:
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 LAST_OPERATIONS = 5
 
 _COLUMNS = (
-    render.Column("NAME", flexible=True),
+    render.Column("NAME", least=24),
     render.Column("KIND", rank=1),
     render.Column("STATUS", colour=render.status_colour),
-    render.Column("PROJECT", rank=2, flexible=True),
+    render.Column("PROJECT", rank=2, least=12),
     render.Column("PROVIDER", rank=4),
     render.Column("CPUS", rank=6, right=True),
     render.Column("MEMORY", rank=5, right=True),
@@ -135,6 +135,8 @@ def _draw(
     for entry in kept:
         if entry.reason and entry.status in {Status.BROKEN, Status.FAILED}:
             say(f"{entry.label} is {entry.status}: {entry.reason}")
+    for name in sorted(name for name in providers if swarm.is_simulated(name)):
+        say(simulated_note(name))
 
 
 def _provider(swarm: Swarm, name: str) -> str:

@@ -84,7 +84,7 @@ class Amount(NumberType):
         if isinstance(value, int):
             return value
         found = re.fullmatch(
-            r"(\d{1,9}(?:\.\d{1,3})?)\s*(?:([MGT])(?:i?B)?)?", str(value).strip(), re.IGNORECASE
+            r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(?:([MGT])(?:i?B)?)?", str(value).strip(), re.IGNORECASE
         )
         if found is None:
             self.fail(f"{value!r} is no size: write 4096, 4G or 512M", param, ctx)
@@ -190,3 +190,8 @@ def confirm(question: str, *, yes: bool) -> None:
 def say(message: str) -> None:
     """A message for the user, on stderr."""
     click.echo(shown(message), err=True)
+
+
+def simulated_note(provider: str) -> str:
+    """What stands below every listing of machines that are not real ones."""
+    return f"machines of the provider {provider} are simulated: they isolate nothing"

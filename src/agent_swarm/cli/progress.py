@@ -102,23 +102,34 @@ class Display:
         if self._drawer is not None:
             self._drawer.join()
 
+    def _begin(self, name: str, step: str) -> bool:
+        """Note a step; whether it is no part of another one. Parts show while they last, and are not listed."""
+        subject = self._subjects.setdefault(name, _Subject())
+        subject.steps.append((step, self._clock()))
+        subject.transferred, subject.reported = None, 0
+        return len(subject.steps) == 1
+
+    def _end(self, name: str, step: str) -> bool:
+        """Forget a step, and its subject after the last; whether it was no part of another one."""
+        subject = self._subjects.setdefault(name, _Subject())
+        subject.steps = [found for found in subject.steps if found[0] != step]
+        subject.transferred, subject.output = None, ""
+        if subject.steps:
+            return False
+        del self._subjects[name]
+        return True
+
     # --- on a terminal ----------------------------------------------------------------------------
 
     def _note(self, event: Event) -> None:
         match event:
             case StepStarted(name, step):
-                subject = self._subjects.setdefault(name, _Subject())
-                subject.steps.append((step, self._clock()))
-                subject.transferred = None
+                self._begin(name, step)
             case StepDone(name, step, duration_s):
-                subject = self._subjects.setdefault(name, _Subject())
-                subject.steps = [found for found in subject.steps if found[0] != step]
-                subject.transferred, subject.output = None, ""
-                if not subject.steps:
-                    del self._subjects[name]
-                self._pending.append(
-                    (f"{without_escapes(name)}: {without_escapes(step)}", f"{duration_s:.1f} s")
-                )
+                if self._end(name, step):
+                    self._pending.append(
+                        (f"{without_escapes(name)}: {without_escapes(step)}", f"{duration_s:.1f} s")
+                    )
             case Transferred(name):
                 self._subjects.setdefault(name, _Subject()).transferred = event
             case OutputLine(name, line):
@@ -130,7 +141,14 @@ class Display:
         from rich.console import Console
         from rich.live import Live
 
-        console = Console(file=self._stream, force_terminal=True, highlight=False, markup=False, emoji=False)
+        class PatientConsole(Console):
+            def on_broken_pipe(self) -> None:
+                """rich would redirect stdout and exit; all that is gone is the place to draw on."""
+                self.quiet = True
+
+        console = PatientConsole(
+            file=self._stream, force_terminal=True, highlight=False, markup=False, emoji=False
+        )
         live = Live(
             get_renderable=lambda: self._picture(console),
             console=console,
@@ -193,10 +211,12 @@ class Display:
         line where nothing came between."""
         match event:
             case StepStarted(name, step):
-                self._put_line(f"{without_escapes(name)}: {without_escapes(step)} ...", end="")
-                self._open_line = (name, step)
+                if self._begin(name, step):
+                    self._put_line(f"{without_escapes(name)}: {without_escapes(step)} ...", end="")
+                    self._open_line = (name, step)
             case StepDone(name, step, duration_s):
-                self._subjects.pop(name, None)
+                if not self._end(name, step):
+                    return
                 if self._open_line == (name, step):
                     self._put(f" done in {duration_s:.1f} s\n")
                     self._open_line = None

@@ -82,13 +82,14 @@ def width_of(stream: TextIO) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`rank` 0 is always drawn; on a narrow terminal the highest rank is left out first. `flexible` cells
-    are shortened where leaving out is not enough."""
+    """How a column gives way on a narrow terminal: cells longer than `least` are shortened to that, then the
+    column of the highest `rank` is left out, and so on; `rank` 0 is always drawn. What may be shortened
+    at all is shortened further where nothing else is left."""
 
     title: str
     rank: int = 0
     right: bool = False
-    flexible: bool = False
+    least: int | None = None
     colour: Callable[[str], str | None] | None = None
 
 
@@ -125,16 +126,22 @@ def _fit(columns: Sequence[Column], widths: list[int], available: int | None) ->
     def excess() -> int:
         return sum(widths[i] for i in kept) + len(GAP) * (len(kept) - 1) - available
 
+    def shorten(to: int | None) -> None:
+        for i in sorted(kept, key=lambda index: -widths[index]):
+            least = columns[i].least
+            if least is not None:
+                floor = max(to or least, cell_width(columns[i].title))
+                widths[i] -= max(min(excess(), widths[i] - floor), 0)
+
     while excess() > 0:
-        flexible = [i for i in kept if columns[i].flexible]
-        room = sum(max(widths[i] - max(MINIMUM_CELL, cell_width(columns[i].title)), 0) for i in flexible)
+        before = list(widths)
+        shorten(None)
         droppable = [i for i in kept if columns[i].rank > 0]
-        if room >= excess() or not droppable:
-            for i in sorted(flexible, key=lambda index: -widths[index]):
-                least = min(widths[i], MINIMUM_CELL)
-                widths[i] -= min(max(excess(), 0), widths[i] - least)
-            return kept
+        if excess() <= 0 or not droppable:
+            break
+        widths[:] = before
         kept.remove(max(droppable, key=lambda index: columns[index].rank))
+    shorten(MINIMUM_CELL)
     return kept
 
 
@@ -190,9 +197,10 @@ def facts(pairs: Iterable[tuple[str, str]], stream: TextIO | None = None) -> Ite
             label = " " * width
 
 
-def error_lines(error: SwarmError, stream: TextIO) -> Iterator[str]:
-    """An error as the user sees it: what happened, why, what to do next."""
-    yield f"{coloured('error:', stream, fg='red', bold=True)} {shown(error.message)}"
+def error_lines(error: SwarmError, stream: TextIO, *, about: str = "") -> Iterator[str]:
+    """An error as the user sees it: what happened (to whom), why, what to do next."""
+    subject = f"{shown(about)}: " if about else ""
+    yield f"{coloured('error:', stream, fg='red', bold=True)} {subject}{shown(error.message)}"
     for line in error.details.strip("\n").splitlines():
         yield f"  {without_escapes(line)}".rstrip()
     if error.hint:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = (
     render.Column("SETTING"),
-    render.Column("VALUE", flexible=True),
-    render.Column("DEFAULT", rank=1, flexible=True),
+    render.Column("VALUE", least=12),
+    render.Column("DEFAULT", rank=1, least=12),
 )
 
 

@@ -101,7 +101,7 @@ def details(found: Details) -> Shape:
     }
 
 
-def status(found: HostStatus) -> Shape:
+def status(found: HostStatus, *, simulated: set[str]) -> Shape:
     host = found.capacity
     return {
         "host": {
@@ -117,15 +117,19 @@ def status(found: HostStatus) -> Shape:
             "images_bytes": found.images_bytes,
             "running_machines": host.running,
         },
-        "machines": [usage(entry) for entry in found.machines],
+        "machines": [
+            usage(entry, simulated=entry.environment.provider in simulated) for entry in found.machines
+        ],
     }
 
 
-def usage(found: Usage) -> Shape:
+def usage(found: Usage, *, simulated: bool) -> Shape:
     return {
         "kind": found.environment.kind.value,
         "name": found.environment.name,
         "status": found.environment.status.value,
+        "provider": found.environment.provider,
+        "simulated": simulated,
         "cpus": found.environment.resources.cpus,
         "memory_mib": found.environment.resources.memory_mib,
         "disk_gib": found.environment.resources.disk_gib,

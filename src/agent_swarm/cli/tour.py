@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from agent_swarm.cli import render, shapes
-from agent_swarm.cli.options import Command, working
+from agent_swarm.cli.options import Command, simulated_note, working
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _COLUMNS = (
     render.Column("TASK"),
     render.Column("STATUS", colour=render.status_colour),
     render.Column("SSH", rank=1),
-    render.Column("ITS COMMAND WROTE", flexible=True),
+    render.Column("ITS COMMAND WROTE", least=20),
 )
 
 _NEXT = (
@@ -40,16 +40,16 @@ def quickstart(image: str | None) -> int:
     command in both tasks at the same time, and say what to type next. A second run reuses what is there."""
     with working() as swarm:
         found = swarm.quickstart(image=image)
-        simulated = any(swarm.is_simulated(entry.environment.provider) for entry in found)
+        providers = {entry.environment.provider for entry in found}
+        simulated = sorted(name for name in providers if swarm.is_simulated(name))
         project = swarm.show(found[0].environment.name).parent
     click.echo("\n".join(_lines(found, project.name if project else "", simulated=simulated)))
     return max(entry.run.exit_code for entry in found)
 
 
-def _lines(found: Sequence[TaskShown], project: str, *, simulated: bool) -> Iterator[str]:
+def _lines(found: Sequence[TaskShown], project: str, *, simulated: Sequence[str]) -> Iterator[str]:
     yield from render.table(_COLUMNS, [row for entry in found for row in _rows(entry)])
-    if simulated:
-        yield "These machines are simulated: nothing is isolated."
+    yield from (simulated_note(name) for name in simulated)
     yield ""
     yield render.coloured("What to type next:", sys.stdout, bold=True)
     commands = [

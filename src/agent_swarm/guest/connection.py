@@ -7,13 +7,14 @@ itself `ssh.keep_open_s` after its last session, or with `close`.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from typing import TYPE_CHECKING
 
 from agent_swarm import locks, runner
 from agent_swarm.errors import CommandError, UnreachableError
-from agent_swarm.guest.ssh_config import quoted
+from agent_swarm.guest.ssh_config import percent_escaped, quoted
 from agent_swarm.model import LocalEndpoint
 
 if TYPE_CHECKING:
@@ -80,14 +81,14 @@ def is_open(paths: Paths, target: Target) -> bool:
 
 def close(paths: Paths, target: Target) -> None:
     """End the shared connection, and with it the sessions that use it. Silent where there is none."""
-    if isinstance(target.endpoint, LocalEndpoint) or not paths.ssh_socket(target.environment_id).exists():
+    path = paths.ssh_socket(target.environment_id)
+    if isinstance(target.endpoint, LocalEndpoint) or not path.exists():
         return
-    runner.run(
-        [*ssh(paths), *through_shared(paths), "-O", "exit", target.id_alias],
-        timeout_s=CLOSE_TIMEOUT_S,
-        check=False,
-    )
-    paths.ssh_socket(target.environment_id).unlink(missing_ok=True)
+    # by its socket and without our configuration: the machine's entry may be gone already
+    argv = ["ssh", "-F", "none", "-S", percent_escaped(str(path)), "-O", "exit", target.id_alias]
+    with contextlib.suppress(CommandError):  # a holder that hangs ends with the machine
+        runner.run(argv, timeout_s=CLOSE_TIMEOUT_S, check=False)
+    path.unlink(missing_ok=True)
 
 
 def is_included(paths: Paths, target: Target) -> bool:

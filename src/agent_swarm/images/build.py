@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 SPACE_NEEDED_BYTES = 3 << 30
 """Peak use of the scratch directory and the state directory together: tree, tar file, raw and qcow2 disk."""
 
+SYSTEM_PATH = ":/usr/sbin:/sbin"
+"""Where mke2fs is, though it may not be on an ordinary user's PATH."""
+
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # $1: directory to work in, $2: label, $3: size. lazy_itable_init=0: the file is all zeros already, so that
@@ -136,7 +139,7 @@ def _bootstrap(recipe: Recipe, scratch: Path, on_line: Callable[[str], None]) ->
         os.fspath(tree),
         *([recipe.mirror] if recipe.mirror else []),
     ]
-    runner.stream(argv, on_line=on_line, environ={"TMPDIR": os.fspath(scratch), "LC_ALL": "C.UTF-8"})
+    runner.stream(argv, on_line=on_line, environ=_environ(TMPDIR=os.fspath(scratch)))
     return tree
 
 
@@ -176,8 +179,8 @@ def _take_boot_files(tree: Path, directory: Path) -> BuiltImage:
 
 def _make_file_system(scratch: Path) -> Path:
     work = scratch / "work"
-    argv = ["sh", "-c", _FILE_SYSTEM, "sh", work, ROOT_LABEL, str(VIRTUAL_SIZE_BYTES)]
-    runner.run([*_as_mapped_root(), *argv], timeout_s=1800.0, environ={"LC_ALL": "C"})
+    argv: list[str | Path] = ["sh", "-c", _FILE_SYSTEM, "sh", work, ROOT_LABEL, str(VIRTUAL_SIZE_BYTES)]
+    runner.run([*_as_mapped_root(), *argv], timeout_s=1800.0, environ=_environ())
     return work / "disk.raw"
 
 
@@ -221,7 +224,7 @@ def discard_scratch(directory: Path) -> None:
         raise PermissionError(message)
     if not _is_root():
         # below our own two levels all belongs to the mapped root
-        argv = ["find", scratch, "-xdev", "-mindepth", "2", "-depth", "-delete"]
+        argv: list[str | Path] = ["find", scratch, "-xdev", "-mindepth", "2", "-depth", "-delete"]
         runner.run([*_as_mapped_root(), *argv], timeout_s=600.0, check=False)
     remove_tree(scratch)
 
@@ -235,4 +238,9 @@ def _is_root() -> bool:
 
 
 def _installed(program: str) -> bool:
-    return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is not None
+    return shutil.which(program, path=_environ()["PATH"]) is not None
+
+
+def _environ(**more: str) -> dict[str, str]:
+    """English errors, and a PATH on which mke2fs and chroot are."""
+    return {"LC_ALL": "C.UTF-8", "PATH": os.environ.get("PATH", os.defpath) + SYSTEM_PATH, **more}

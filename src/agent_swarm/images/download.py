@@ -1,9 +1,9 @@
 """Downloads that survive interruptions and are checked.
 
-What has arrived is kept in `<target>.part`, with the server's validators in `<target>.part.json`. A later
-attempt asks for the rest with Range and If-Range, so that a file that changed meanwhile comes whole
-instead of being mixed (RFC 9110, sections 13.1.5 and 14). Redirects are followed, but never from https
-to http.
+What has arrived is in the target file, with the server's validators in `<target>.json`. A later attempt,
+by the same or another process, asks for the rest with Range and If-Range, so that a file that changed
+meanwhile comes whole instead of being mixed (RFC 9110, sections 13.1.5 and 14). Redirects are followed,
+but never from https to http.
 """
 
 from __future__ import annotations
@@ -88,16 +88,18 @@ class Downloader:
     def fetch(self, url: str, target: Path, *, checksums: tuple[Checksum, ...] = ()) -> None:
         """Download `url` to `target`, continuing what an earlier call left, and compare its checksums.
 
-        Raises ImageError: the part that has arrived stays for the next call, except that a file with a
-        wrong checksum is removed.
+        Raises ImageError: what has arrived stays for the next call, except that a file with a wrong
+        checksum is removed. Until this returns `target` may be a part of the file.
         """
-        part, state = Path(f"{target}.part"), Path(f"{target}.part.json")
+        state = Path(f"{target}.json")
         try:
-            self._fetch_whole(url, part, state)
+            self._fetch_whole(url, target, state)
             for checksum in checksums:
-                _compare(part, checksum, target, state)
-            part.rename(target)
-            state.unlink(missing_ok=True)
+                difference = compare(target, checksum)
+                if difference:
+                    target.unlink()
+                    state.unlink(missing_ok=True)
+                    raise _wrong_checksum(url, difference)
         except OSError as error:
             raise failures.write_failed(error, doing=f"downloading {url}", where=target.parent) from error
 
@@ -118,13 +120,13 @@ class Downloader:
         self._persist(url, attempt)
         return content.decode("utf-8", "replace")
 
-    def _fetch_whole(self, url: str, part: Path, state: Path) -> None:
+    def _fetch_whole(self, url: str, target: Path, state: Path) -> None:
         def attempt() -> bool:
-            before = part.stat().st_size if part.exists() else 0
+            before = target.stat().st_size if target.exists() else 0
             try:
-                self._fetch_once(url, part, state)
+                self._fetch_once(url, target, state)
             except _InterruptedError:
-                if part.exists() and part.stat().st_size > before:
+                if target.exists() and target.stat().st_size > before:
                     return True
                 raise
             return False
@@ -148,9 +150,9 @@ class Downloader:
                     raise ImageError(message, details=str(error), hint=hint) from error
             self.wait(min(2.0**failed, 30.0))
 
-    def _fetch_once(self, url: str, part: Path, state: Path) -> None:
+    def _fetch_once(self, url: str, target: Path, state: Path) -> None:
         known = _load_state(state, url)
-        offset = part.stat().st_size if part.exists() and known is not None else 0
+        offset = target.stat().st_size if target.exists() and known is not None else 0
         headers = {}
         if offset and known is not None and known.validator:
             headers = {"Range": f"bytes={offset}-", "If-Range": known.validator}
@@ -161,6 +163,8 @@ class Downloader:
                 message = "the server sent another part of the file than was asked for"
                 raise _InterruptedError(message)
             if response.status_code == 416:
+                if response.headers.get("content-range") == f"bytes */{offset}":
+                    return  # it was all here
                 state.unlink(missing_ok=True)
                 message = "the server has less of the file than is here already"
                 raise _InterruptedError(message)
@@ -168,32 +172,28 @@ class Downloader:
             length = _content_length(response)
             total = None if length is None else offset + length
             if not resumed:
-                part.unlink(missing_ok=True)
+                target.unlink(missing_ok=True)
                 found = _PartState(
                     url, response.headers.get("etag", ""), response.headers.get("last-modified", "")
                 )
                 write_atomically(state, msgspec.json.encode(found))
-            self._require_space(url, part, length)
-            done = self._receive(response, part, offset, total)
+            self._require_space(url, target, length)
+            done = self._receive(response, target, offset, total)
         if total is not None and done < total:
             message = f"the connection ended after {done} of {total} bytes"
             raise _InterruptedError(message)
 
-    def _receive(self, response: httpx.Response, part: Path, offset: int, total: int | None) -> int:
-        import httpx
-
+    def _receive(self, response: httpx.Response, target: Path, offset: int, total: int | None) -> int:
         done, reported = offset, offset
         self.progress(Transferred(self.subject, STEP, done, total))
-        with part.open("ab") as stream:
-            try:
-                for chunk in response.iter_raw(CHUNK_BYTES):
-                    stream.write(chunk)
-                    done += len(chunk)
-                    if done - reported >= REPORT_BYTES:
-                        self.progress(Transferred(self.subject, STEP, done, total))
-                        reported = done
-            except httpx.TransportError as error:
-                raise _InterruptedError(_say(error)) from error
+        with target.open("ab") as stream:
+            for chunk in response.iter_raw(CHUNK_BYTES):
+                stream.write(chunk)
+                done += len(chunk)
+                if done - reported >= REPORT_BYTES:
+                    stream.flush()  # what is reported survives a kill
+                    self.progress(Transferred(self.subject, STEP, done, total))
+                    reported = done
         self.progress(Transferred(self.subject, STEP, done, total))
         return done
 
@@ -220,12 +220,12 @@ class Downloader:
         message = f"{url} redirects more than {REDIRECTS} times"
         raise ImageError(message, hint="Give the address that it leads to.")
 
-    def _require_space(self, url: str, part: Path, length: int | None) -> None:
-        free = shutil.disk_usage(part.parent).free
+    def _require_space(self, url: str, target: Path, length: int | None) -> None:
+        free = shutil.disk_usage(target.parent).free
         if length is not None and length > free:
             raise failures.disk_full(
                 doing=f"downloading {url}",
-                where=part.parent,
+                where=target.parent,
                 details=f"{length} bytes are still to come, {free} are free",
             )
 
@@ -248,7 +248,11 @@ class _Opened:
         raise ImageError(said, hint="Check the address, or the mirror's in the configuration.")
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        import httpx
+
         self.response.close()
+        if isinstance(error, httpx.TransportError):
+            raise _InterruptedError(_say(error)) from error
 
 
 def open_downloader(subject: str, progress: Progress) -> Downloader:
@@ -283,14 +287,10 @@ def compare(path: Path, checksum: Checksum) -> str:
     return f"expected {checksum.algorithm} {checksum.hex.lower()} ({checksum.origin})\n  actual {checksum.algorithm} {actual}"
 
 
-def _compare(part: Path, checksum: Checksum, target: Path, state: Path) -> None:
-    difference = compare(part, checksum)
-    if difference:
-        part.unlink()
-        state.unlink(missing_ok=True)
-        message = f"the downloaded {target.name} has the wrong checksum and was removed"
-        hint = "Try again; if it stays so, the file or its checksum was changed: do not use it."
-        raise ImageError(message, details=difference, hint=hint)
+def _wrong_checksum(url: str, difference: str) -> ImageError:
+    message = f"the file downloaded from {url} has the wrong checksum and was removed"
+    hint = "Try again; if it stays so, the file or its checksum was changed: do not use it."
+    return ImageError(message, details=difference, hint=hint)
 
 
 def _load_state(state: Path, url: str) -> _PartState | None:

@@ -23,7 +23,7 @@ from agent_swarm.files import remove_tree
 from agent_swarm.images import build, download, failures, formats, qcow2, sources
 from agent_swarm.images.download import Checksum
 from agent_swarm.images.sources import BuildSource, FileSource, OfficialSource, UrlSource
-from agent_swarm.images.store import DISK, INITRD, KERNEL, Description, ImageStore, Origin
+from agent_swarm.images.store import DISK, INITRD, KERNEL, Description, ImageStore, Origin, file_digest
 from agent_swarm.model import Firmware
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from agent_swarm.paths import Paths
 
 WAIT_FOR_OTHER_S = 4 * 3600.0
+DOWNLOAD = "download"
 _SHA256_HEX = 64
 
 
@@ -116,13 +117,9 @@ def _import(
     _require_space(work, 2 * given.stat().st_blocks * 512, f"converting {source.name}")
     with _step(source.name, "convert", progress):
         qcow2.convert(given, result / DISK, source_format=image_format)
-    if not isinstance(source, FileSource):
-        given.unlink()
-    progress(
-        Notice(
-            f"{source.name} is taken for a cloud image for {architecture}: one that reads a cloud-init seed"
-        )
-    )
+    if not isinstance(source, OfficialSource):
+        meant = f"{source.name} is taken for a cloud image for {architecture}: one that runs cloud-init"
+        progress(Notice(meant))
     return Description(
         origin=Origin(source.name, key, digest),
         architecture=architecture,
@@ -136,7 +133,7 @@ def _import(
 def _check_file(source: FileSource, pin: Checksum | None, progress: Progress) -> str:
     with _step(source.name, "checksum", progress):
         try:
-            digest = download.file_digest(source.path)
+            digest = file_digest(source.path)
         except OSError as error:
             message = f"{source.path} cannot be read"
             raise ImageError(message, details=str(error)) from error
@@ -151,7 +148,7 @@ def _download(
     source: OfficialSource | UrlSource, pin: Checksum | None, work: Path, progress: Progress
 ) -> tuple[Path, str]:
     file_name = unquote(PurePosixPath(urlsplit(source.url).path).name)
-    target = work / "download"
+    target = work / DOWNLOAD
     expected = [] if pin is None else [pin]
     with _step(source.name, "download", progress), download.open_downloader(source.name, progress) as client:
         if isinstance(source, OfficialSource):
@@ -162,7 +159,7 @@ def _download(
                 )
             )
         client.fetch(source.url, target, checksums=tuple(expected))
-    return target, download.file_digest(target)
+    return target, file_digest(target)
 
 
 @contextlib.contextmanager
@@ -191,7 +188,7 @@ def _keep_download_only(work: Path) -> None:
     for entry in work.iterdir():
         if entry.is_dir():
             remove_tree(entry)
-        elif entry.name not in ("download.part", "download.part.json"):
+        elif entry.name not in (DOWNLOAD, f"{DOWNLOAD}.json"):
             entry.unlink()
 
 

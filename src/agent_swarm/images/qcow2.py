@@ -35,7 +35,7 @@ class DiskInfo:
 def info(path: Path) -> DiskInfo:
     """What the image says of itself; works while a machine runs on it. Raises ImageError."""
     path = _absolute(path)
-    argv = ["qemu-img", "info", "-U", "-f", formats.detect(path), "--output=json", path]
+    argv: list[str | Path] = ["qemu-img", "info", "-U", "-f", formats.detect(path), "--output=json", path]
     found = json.loads(_run(argv, doing=f"reading {path.name}", where=path.parent))
     return DiskInfo(
         format=found["format"],
@@ -74,7 +74,19 @@ def create_overlay(path: Path, *, backing: Path, size_bytes: int | None) -> None
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
         # -u: the backing file was looked at above, and may be in use
-        argv = ["qemu-img", "create", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b", relative, temporary]
+        argv: list[str | Path] = [
+            "qemu-img",
+            "create",
+            "-q",
+            "-u",
+            "-f",
+            "qcow2",
+            "-F",
+            "qcow2",
+            "-b",
+            relative,
+            temporary,
+        ]
         _run([*argv, str(size)], doing=f"creating {path.name}", where=path.parent)
         temporary.chmod(0o600)
         temporary.rename(path)
@@ -88,7 +100,7 @@ def convert(source: Path, target: Path, *, source_format: str) -> None:
     `source_format` is never guessed here. Raises ImageError; nothing is at `target` then.
     """
     source, target = _absolute(source), _absolute(target)
-    argv = ["qemu-img", "convert", "-f", source_format, "-O", "qcow2", source, target]
+    argv: list[str | Path] = ["qemu-img", "convert", "-f", source_format, "-O", "qcow2", source, target]
     try:
         _run(argv, doing=f"converting {source.name}", where=target.parent, timeout_s=LONG_S)
         target.chmod(0o600)
@@ -105,7 +117,7 @@ def check(path: Path) -> str:
     path = _absolute(path)
     if not path.is_file():
         return f"{path} is missing"
-    argv = ["qemu-img", "check", "-q", "-U", "-f", "qcow2", path]
+    argv: list[str | Path] = ["qemu-img", "check", "-q", "-U", "-f", "qcow2", path]
     done = runner.run(argv, timeout_s=LONG_S, environ=_ENVIRON, check=False)
     if done.returncode in (0, CHECK_LEAKS):
         return ""

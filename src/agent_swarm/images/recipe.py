@@ -123,32 +123,50 @@ cloud_final_modules:
   - final_message
 """
 
+SSHD_CONFIG = """\
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin no
+UseDNS no
+MaxSessions 100
+MaxStartups 100
+"""
+
+# The client is known by its address, not its machine-id: a clone would pass for its project until it has
+# an id of its own.
+NETWORK = """\
+[Match]
+Type=ether
+Name=e*
+
+[Network]
+DHCP=yes
+
+[DHCPv4]
+ClientIdentifier=mac
+"""
+
+# one card is enough to be online
+WAIT_ONLINE = """\
+[Service]
+ExecStart=
+ExecStart=/usr/lib/systemd/systemd-networkd-wait-online --any --timeout=30
+"""
+
 FILES: tuple[tuple[str, str], ...] = (
     ("etc/cloud/cloud.cfg.d/90_agent_swarm.cfg", CLOUD_INIT),
     # NoCloud reads a disk labelled CIDATA and nothing else: no search for clouds at boot
     ("etc/cloud/ds-identify.cfg", "policy: search,found=all,maybe=none,notfound=disabled\n"),
-    (
-        "etc/ssh/sshd_config.d/agent-swarm.conf",
-        "PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin no\nUseDNS no\n"
-        "AcceptEnv LANG LC_*\nMaxSessions 100\nMaxStartups 100\n",
-    ),
+    ("etc/ssh/sshd_config.d/agent-swarm.conf", SSHD_CONFIG),
     ("etc/fstab", f"LABEL={ROOT_LABEL} / ext4 rw,relatime,errors=remount-ro,x-systemd.growfs 0 0\n"),
     ("etc/default/locale", "LANG=C.UTF-8\n"),
     ("etc/hostname", "localhost\n"),
     # the root file system is the one disk on virtio; ext4 and the PCI bus are built into the kernel
     ("etc/initramfs-tools/conf.d/agent-swarm", "MODULES=list\nCOMPRESS=zstd\nFSTYPE=ext4\nRESUME=none\n"),
     ("usr/share/initramfs-tools/modules.d/agent-swarm", "virtio_pci\nvirtio_blk\next4\n"),
-    (
-        "etc/systemd/network/80-dhcp.network",
-        "[Match]\nType=ether\nName=e*\n\n[Network]\nDHCP=yes\n\n"
-        # not by machine-id: a clone would be taken for its project until it has its own
-        "[DHCPv4]\nClientIdentifier=mac\n",
-    ),
+    ("etc/systemd/network/80-dhcp.network", NETWORK),
     ("etc/systemd/journald.conf.d/agent-swarm.conf", "[Journal]\nSystemMaxUse=64M\n"),
-    (
-        "etc/systemd/system/systemd-networkd-wait-online.service.d/agent-swarm.conf",
-        "[Service]\nExecStart=\nExecStart=/usr/lib/systemd/systemd-networkd-wait-online --any --timeout=30\n",
-    ),
+    ("etc/systemd/system/systemd-networkd-wait-online.service.d/agent-swarm.conf", WAIT_ONLINE),
 )
 
 FINISH = """\

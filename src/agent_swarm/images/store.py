@@ -26,6 +26,7 @@ from agent_swarm.images.build import discard_scratch
 from agent_swarm.model import Firmware, Image, ImageDigest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from agent_swarm.paths import Paths
@@ -87,7 +88,7 @@ class Description:
 class ImageStore:
     paths: Paths
 
-    def list(self) -> list[Image]:
+    def list(self) -> Sequence[Image]:
         """Every complete image, newest first. What is damaged is left out; `problems` names it."""
         return [image for image, _ in self._complete()]
 
@@ -223,7 +224,7 @@ class ImageStore:
                     hint=f"Remove it and get it again: `agent-swarm init-base --from {image.name}`.",
                 )
 
-    def partials(self) -> list[Path]:
+    def partials(self) -> Sequence[Path]:
         """Leftovers of interrupted work: what is in the making, but by nobody just now."""
         try:
             entries = sorted(self.paths.partial_images.iterdir())
@@ -231,7 +232,7 @@ class ImageStore:
             return []
         return [entry for entry in entries if locks.is_free(self.paths.lock(f"image-{entry.name}"))]
 
-    def remove_partials(self) -> list[Path]:
+    def remove_partials(self) -> Sequence[Path]:
         """Remove the leftovers, resumable downloads included, and return what was removed."""
         return [entry for entry in self.partials() if self.remove_partial(entry)]
 
@@ -247,14 +248,14 @@ class ImageStore:
             return False
         return True
 
-    def _directories(self) -> list[Path]:
+    def _directories(self) -> Sequence[Path]:
         try:
             entries = list(self.paths.images.iterdir())
         except FileNotFoundError:
             return []
         return sorted(entry for entry in entries if _DIGEST.fullmatch(entry.name))
 
-    def _complete(self) -> list[tuple[Image, Manifest]]:
+    def _complete(self) -> Sequence[tuple[Image, Manifest]]:
         found = []
         for directory in self._directories():
             manifest = self._load_or_none(directory)

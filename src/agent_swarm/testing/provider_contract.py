@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent_swarm import processes
 from agent_swarm.errors import BootError, MachineError, SwarmError
 from agent_swarm.events import ignore
 from agent_swarm.model import InstallationId, Kind, MachineState
@@ -266,7 +267,10 @@ class ProviderContract(ProviderSubject):
         handle = provider.create(spec, ignore)
         provider.capture(handle, new_baseline(), ignore)
         provider.start(handle, ignore)
+        pid = provider.inspect(handle).pid
+        process = None if pid is None else processes.describe(pid, "")
         provider.delete(handle)
+        assert not processes.alive(process)
         assert provider.inspect(handle).state is MachineState.ABSENT
         assert owned(provider, spec.id) == []
         assert traces(context, spec.id) == []
@@ -407,6 +411,19 @@ class ProviderContract(ProviderSubject):
         handle = provider.create(self.project_spec(image), ignore)
         provider.delete(handle)
         assert provider.usage(handle).state is MachineState.ABSENT
+
+    def test_list_owned_does_not_list_what_another_installation_was_killed_at(
+        self, context: ProviderContext, provider: Provider, image: Image
+    ) -> None:
+        their_context = ProviderContext(context.paths, context.config, InstallationId("e" * 12))
+        theirs = self.create_provider(their_context)
+        changes = child.run(self.call(their_context, "create", self.project_spec(image), ignore))
+        for instant in self.instants(changes):
+            spec = self.project_spec(image)
+            assert child.killed(self.call(their_context, "create", spec, ignore), before=instant), instant
+            assert owned(provider, spec.id) == [], instant
+        for machine in list(theirs.list_owned()):
+            theirs.delete(machine.handle)
 
     def test_list_owned_lists_ours_and_only_ours(
         self, context: ProviderContext, provider: Provider, image: Image

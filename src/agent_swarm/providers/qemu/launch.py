@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from agent_swarm.model import Firmware
 from agent_swarm.providers.qemu import definition as definitions
 from agent_swarm.providers.qemu import host, layout, network, process
 from agent_swarm.providers.qemu.daemon import Daemon
-from agent_swarm.providers.qemu.monitor import Monitor
+from agent_swarm.providers.qemu.monitor import Monitor, NotListeningError
 
 if TYPE_CHECKING:
     from agent_swarm.events import Progress
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 START_TIMEOUT_S = 60.0
 PORT_ATTEMPTS = 5
+POLL_S = 0.01
 
 
 def start(
@@ -63,11 +65,13 @@ def start(
         )
         undo = stack.enter_context(ExitStack())
         undo.callback(_give_up, files, daemon)
-        record = processes.describe(daemon.pid, files.marker)
-        if record is None:
-            raise _failed(daemon)
-        processes.save(files.process_record, record)
         _wait_until_up(files, daemon)
+        # not earlier: for a moment after exec the kernel shows no argument vector. Until then the pid file serves
+        # the kernel lets Popen return a moment before the new argument vector can be read
+        while (record := processes.describe(daemon.pid, files.marker)) is None:
+            if daemon.ended(within_s=0.001):
+                raise _failed(daemon)
+        processes.save(files.process_record, record)
         link.check()
         undo.pop_all()  # from here on QEMU alone holds the lock and the network
 
@@ -138,20 +142,21 @@ def _boot_file(files: MachineFiles, relative: str | None) -> Path | None:
 
 
 def _wait_until_up(files: MachineFiles, daemon: Daemon) -> None:
-    waited_s = 0.0
-    while not files.qmp_socket.exists():
-        if daemon.ended(within_s=0.01):
-            raise _failed(daemon)
-        waited_s += 0.01
-        if waited_s > START_TIMEOUT_S:
-            raise _failed(daemon)
-    try:
-        with Monitor(files.qmp_socket, timeout_s=START_TIMEOUT_S) as monitor:
-            monitor.status()
-    except MachineError as error:
-        if daemon.ended(within_s=1.0):
-            raise _failed(daemon) from error
-        raise
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not daemon.ended(within_s=POLL_S) and time.monotonic() < deadline:
+        if not files.qmp_socket.exists():
+            continue
+        try:
+            with Monitor(files.qmp_socket, timeout_s=START_TIMEOUT_S) as monitor:
+                monitor.status()
+        except NotListeningError:
+            continue  # bound, but not listening yet
+        except MachineError as error:
+            if daemon.ended(within_s=1.0):
+                raise _failed(daemon) from error
+            raise
+        return
+    raise _failed(daemon)
 
 
 def _failed(daemon: Daemon) -> MachineError:

@@ -1,7 +1,7 @@
 """The files of one machine, and the small records among them.
 
     projects|tasks/<environment id>/
-    ├── owner.json        the tag: whose machine this is; written first, removed last
+    ├── owner.json        the tag: whose machine this is; the directory appears with it
     ├── machine.json      what the machine is (definition.py); written last, so that it means "complete"
     ├── layers/0001.qcow2, 0002.qcow2, ...
     │                     the disk; each builds on the one before, the first on the image (project) or on
@@ -14,6 +14,9 @@
     ├── runtime.json      port, accelerator and network of the last start
     ├── qemu.pid          written by QEMU itself
     └── qemu.lock         locked by the running QEMU: free means that no QEMU of this machine lives
+
+A directory in the making, or in its removal, is called .<environment id>.<installation id> instead, so that
+it carries the tag at every instant.
 
 Sockets and the process record are in `Paths.run`. Every path that is kept in a file is relative, so the
 state directory can be moved while its machines are stopped.
@@ -92,6 +95,10 @@ class MachineFiles:
         """Stands in QEMU's argument vector, as the machine's -name."""
         return f"agent-swarm-{self.id}"
 
+    def remains(self, installation: InstallationId) -> Path:
+        """The directory's name before it is complete enough to be tagged, and while it is removed."""
+        return self.directory.with_name(f".{self.id}.{installation}")
+
     @property
     def owner(self) -> Path:
         return self.directory / "owner.json"
@@ -154,6 +161,12 @@ def parse_handle(paths: Paths, handle: str) -> MachineFiles:
         message = f"{handle!r} is not a handle of the qemu provider"
         raise MachineError(message, hint="`agent-swarm doctor` checks the registry.")
     return MachineFiles.of(paths, Kind(kind), EnvironmentId(environment))
+
+
+def parse_remains(name: str) -> tuple[EnvironmentId, InstallationId] | None:
+    """What `MachineFiles.remains` was made from; None for any other name."""
+    parts = name.split(".")
+    return (EnvironmentId(parts[1]), InstallationId(parts[2])) if len(parts) == 3 and not parts[0] else None
 
 
 def baseline_handle(files: MachineFiles, baseline: BaselineId) -> str:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
+class NotListeningError(MachineError):
+    """No QEMU listens on the socket: not yet, or not any more."""
+
+
 class Monitor:
     """One connection to a running QEMU; a context manager. QEMU serves one at a time.
 
@@ -34,13 +38,22 @@ class Monitor:
         self._client: QMPClient | None = None
 
     def __enter__(self) -> Self:
-        from qemu.qmp import QMPClient
+        from qemu.qmp import ConnectError, QMPClient
 
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what it also raises
         self._runner = asyncio.Runner()
         self._client = QMPClient("agent-swarm")
         try:
             self._run(self._client.connect(str(self._socket)), "connect")
+        except MachineError as error:
+            self._close()
+            cause = error.__cause__
+            if isinstance(cause, ConnectError) and isinstance(
+                cause.exc, FileNotFoundError | ConnectionRefusedError
+            ):
+                message = "QEMU's control channel is closed"
+                raise NotListeningError(message, details=str(cause.exc)) from error
+            raise
         except BaseException:
             self._close()
             raise

@@ -118,9 +118,9 @@ class QemuProvider:
         if problem:
             raise _broken(files, problem)
         with ExitStack() as undo:
+            self._remove(files)  # what an interrupted attempt left
             undo.callback(self._remove, files)
             self._tag(files)
-            filesystem.remove_tree(files.layers)
             files.layers.mkdir(mode=0o700)
             qcow2.create_overlay(files.layer(1), backing=backing, size_bytes=spec.resources.disk_gib * GIB)
             write_iso(spec.seed, files.seed)
@@ -224,36 +224,43 @@ class QemuProvider:
 
     def list_owned(self) -> Iterator[OwnedMachine]:
         for kind in Kind:
-            parent = self._paths.machine(kind, EnvironmentId("0")).parent
-            for directory in sorted(parent.iterdir()) if parent.is_dir() else []:
-                files = layout.MachineFiles.of(self._paths, kind, EnvironmentId(directory.name))
-                if directory.is_dir() and self._is_ours(files):
-                    yield OwnedMachine(files.id, files.handle, _baselines(files))
+            parent = layout.MachineFiles.of(self._paths, kind, EnvironmentId("any")).directory.parent
+            found = (self._owned(kind, path) for path in (parent.iterdir() if parent.is_dir() else ()))
+            for identifier in sorted({identifier for identifier in found if identifier is not None}):
+                files = layout.MachineFiles.of(self._paths, kind, identifier)
+                yield OwnedMachine(files.id, files.handle, _baselines(files))
 
-    def _is_ours(self, files: MachineFiles) -> bool:
+    def _owned(self, kind: Kind, directory: Path) -> EnvironmentId | None:
+        """The id of the machine of ours that a directory, or the remains of one, belongs to."""
+        if not directory.is_dir():
+            return None
+        remains = layout.parse_remains(directory.name)
+        if remains is not None:
+            return remains[0] if remains[1] == self._installation else None
+        files = layout.MachineFiles.of(self._paths, kind, EnvironmentId(directory.name))
         try:
             owner = layout.read(files.owner, layout.Owner)
         except MachineError:
-            return True  # the tag is damaged, but it lies in our state directory
-        # without a tag: its creation, or its removal, was interrupted right there
-        return owner is None or owner.installation == self._installation
+            return files.id  # the tag is damaged, but this is our state directory
+        return files.id if owner is not None and owner.installation == self._installation else None
 
     def _tag(self, files: MachineFiles) -> None:
-        files.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Make the machine's directory; it appears with its tag in it, or not at all."""
+        remains = files.remains(self._installation)
+        filesystem.remove_tree(remains)
+        remains.mkdir(mode=0o700, parents=True)
         owner = layout.Owner(installation=self._installation, environment=files.id, kind=files.kind)
-        layout.write(files.owner, owner)
+        layout.write(remains / files.owner.name, owner)
+        remains.rename(files.directory)
+        filesystem.sync_directory(files.directory.parent)
 
     def _remove(self, files: MachineFiles) -> None:
-        """The tag goes last, so that what an interruption leaves is still listed."""
-        if not files.directory.is_dir():
-            return
-        for path in files.directory.iterdir():
-            if path.is_dir():
-                filesystem.remove_tree(path)
-            elif path != files.owner:
-                path.unlink(missing_ok=True)
-        files.owner.unlink(missing_ok=True)
-        files.directory.rmdir()
+        """Remove the machine's files; what an interruption leaves carries the tag in its name."""
+        remains = files.remains(self._installation)
+        filesystem.remove_tree(remains)
+        if files.directory.is_dir():
+            files.directory.rename(remains)
+            filesystem.remove_tree(remains)
 
     def _qemu(self, architecture: str) -> host.Qemu:
         if architecture not in self._qemus:
