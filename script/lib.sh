@@ -78,6 +78,7 @@ passt passt passt passt -
 mmdebstrap mmdebstrap - - -
 newuidmap uidmap shadow-utils shadow -
 mke2fs e2fsprogs e2fsprogs e2fsprogs -
+mount mount util-linux util-linux -
 zstd zstd zstd zstd -
 /etc/ssl/certs/ca-certificates.crt ca-certificates - - -
 TABLE

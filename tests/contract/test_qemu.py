@@ -11,17 +11,20 @@ import pytest
 from agent_swarm import runner
 from agent_swarm.config import Config, QemuSettings
 from agent_swarm.files import remove_tree
-from agent_swarm.model import Firmware, Image, ImageDigest, InstallationId, Kind, Resources
+from agent_swarm.guest import cloudinit, keys
+from agent_swarm.model import Firmware, Image, ImageDigest, InstallationId, Kind, Resources, SshEndpoint
 from agent_swarm.paths import Paths
 from agent_swarm.providers.base import ProviderContext
 from agent_swarm.providers.qemu import create_provider
-from agent_swarm.testing.provider_contract import ProviderContract, ProviderSubject
+from agent_swarm.testing.provider_contract import ProviderContract, ProviderSubject, RunningMachineContract
+from tests.support.plain_ssh import ssh
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import subprocess
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from agent_swarm.model import EnvironmentId
+    from agent_swarm.model import Endpoint, EnvironmentId, Seed
 
 
 class QemuSubject(ProviderSubject):
@@ -71,3 +74,27 @@ def empty_image(folder: Path) -> Image:
         has_guest_agent=True,
         created_at=datetime(2025, 1, 1, tzinfo=UTC),
     )
+
+
+@pytest.mark.machine
+class TestRunningQemu(QemuSubject, RunningMachineContract):
+    resources: ClassVar[Resources] = Resources(cpus=2, memory_mib=768, disk_gib=20)
+    paths: ClassVar[Paths]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def image(cls, base_image: Image, context: ProviderContext) -> Image:
+        cls.paths = context.paths
+        return base_image
+
+    @classmethod
+    def seed(cls, identifier: EnvironmentId, host_name: str) -> Seed:
+        key = keys.ensure_client_key(cls.paths)
+        return cloudinit.make_seed(
+            environment=identifier, host_name=host_name, authorized_key=key, install_agent=False
+        )
+
+    @classmethod
+    def execute(cls, endpoint: Endpoint, argv: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+        assert isinstance(endpoint, SshEndpoint)
+        return ssh(cls.paths.ssh_key, endpoint, argv)

@@ -39,7 +39,6 @@ obtain("build:trixie", paths=Paths.at(Path(sys.argv[1])),
 
 @pytest.fixture
 def paths(tmp_path: Path) -> Paths:
-    tmp_path.chmod(0o711)  # an ordinary user's build enters it as another user
     found = Paths.at(tmp_path / "home")
     found.prepare()
     return found

@@ -58,3 +58,14 @@ def test_a_damaged_public_half_is_named(paths: Paths) -> None:
     public.write_text("ssh-rsa AAAA\nmore")
     with pytest.raises(SwarmError, match=r"id_ed25519\.pub is not an ed25519 public key"):
         ensure_client_key(paths)
+
+
+def test_a_public_half_without_its_key_is_not_believed(paths: Paths) -> None:
+    old = ensure_client_key(paths)
+    paths.ssh_key.unlink()
+    new = ensure_client_key(paths)
+    assert new.split()[1] != old.split()[1]
+    derived = subprocess.run(
+        ["ssh-keygen", "-y", "-f", paths.ssh_key], capture_output=True, check=True
+    ).stdout
+    assert new.split()[:2] == derived.decode().split()[:2]

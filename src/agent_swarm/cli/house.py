@@ -119,8 +119,8 @@ def doctor(as_json: bool) -> int:
 @yes_option
 @json_option
 def gc(dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Remove what nothing refers to: machines that the registry does not know, unfinished images, logs
-    and locks of machines that are gone. Tasks, projects and images are never touched."""
+    """Remove what nothing refers to: machines that the registry does not know, and what interrupted downloads
+    and builds left. Tasks, projects and images are never touched."""
     with working() as swarm:
         found = swarm.gc(dry_run=True)
         if found and not dry_run:

@@ -29,7 +29,7 @@ CONNECT_TIMEOUT_S = 15
 POLL_S = 0.1
 # sshd 9.8 and later shuts out an address that fails to log in too often (PerSourcePenalties)
 REFUSED_POLL_S = 1.0
-HELLO_TIMEOUT_S = 2.0
+HELLO_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 10.0
 
 
@@ -51,6 +51,8 @@ def open_shared(
         busy=f"another command is connecting to {target.label}",
     ):
         while not is_open(paths, target):
+            # a socket in the way makes ssh connect without sharing, and stay
+            close(paths, target)
             problem = _try_to_open(paths, config, target, max(1.0, deadline - time.monotonic()))
             if problem is None:
                 return

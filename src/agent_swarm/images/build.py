@@ -14,7 +14,9 @@ import io
 import os
 import shlex
 import shutil
+import stat
 import tarfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 
 SPACE_NEEDED_BYTES = 3 << 30
 """Peak use of the scratch directory and the state directory together: tree, tar file, raw and qcow2 disk."""
+
+ENDING_S = 30.0
+"""What mmdebstrap takes at most to end and clean up after SIGTERM."""
 
 SYSTEM_PATH = ":/usr/sbin:/sbin"
 """Where mke2fs is, though it may not be on an ordinary user's PATH."""
@@ -88,6 +93,7 @@ def require_tools() -> None:
         "mke2fs": "e2fsprogs",
         "qemu-img": "qemu-utils",
         "tar": "tar",
+        "setpriv": "util-linux",
         "newuidmap": "uidmap",
     }
     if _is_root():
@@ -125,6 +131,7 @@ def _bootstrap(recipe: Recipe, scratch: Path, on_line: Callable[[str], None]) ->
     overlay, tree = scratch / "files.tar", scratch / "root.tar"
     _write_files(recipe, overlay)
     argv = [
+        *("setpriv", "--pdeathsig", "TERM"),  # it ends with us, even when we are killed
         "mmdebstrap",
         f"--mode={'root' if _is_root() else 'unshare'}",
         "--variant=apt",
@@ -211,22 +218,37 @@ def scratch_directory(directory: Path) -> Path:
     if _is_root():
         return directory / "scratch"
     tag = hashlib.sha256(os.fsencode(directory)).hexdigest()[:12]
-    return Path(os.environ.get("TMPDIR") or "/var/tmp") / f"agent-swarm-build-{os.getuid()}-{tag}"
+    given = Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()
+    # every folder on the way must let the mapped root pass
+    passable = given.is_dir() and all(part.stat().st_mode & stat.S_IXOTH for part in (given, *given.parents))
+    return (given if passable else Path("/var/tmp")) / f"agent-swarm-build-{os.getuid()}-{tag}"
 
 
 def discard_scratch(directory: Path) -> None:
-    """Remove what an interrupted build for `directory` left in its scratch directory. Raises OSError."""
+    """Remove what an interrupted build for `directory` left in its scratch directory.
+
+    A build whose caller was just killed may be ending still: waits for that a while. Raises OSError.
+    """
     scratch = scratch_directory(directory)
     if not scratch.is_dir():
         return
     if scratch.is_symlink() or scratch.stat().st_uid != os.getuid():
         message = f"{scratch} is not ours"
         raise PermissionError(message)
-    if not _is_root():
-        # below our own two levels all belongs to the mapped root
-        argv: list[str | Path] = ["find", scratch, "-xdev", "-mindepth", "2", "-depth", "-delete"]
-        runner.run([*_as_mapped_root(), *argv], timeout_s=600.0, check=False)
-    remove_tree(scratch)
+    deadline = time.monotonic() + ENDING_S
+    while True:
+        if not _is_root():
+            # below our own two levels all belongs to the mapped root
+            argv: list[str | Path] = ["find", scratch, "-xdev", "-mindepth", "2", "-depth", "-delete"]
+            runner.run([*_as_mapped_root(), *argv], timeout_s=600.0, check=False)
+        try:
+            remove_tree(scratch)
+        except OSError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return
 
 
 def _as_mapped_root() -> list[str]:

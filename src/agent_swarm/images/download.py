@@ -178,12 +178,10 @@ class Downloader:
                 )
                 write_atomically(state, msgspec.json.encode(found))
             self._require_space(url, target, length)
-            done = self._receive(response, target, offset, total)
-        if total is not None and done < total:
-            message = f"the connection ended after {done} of {total} bytes"
-            raise _InterruptedError(message)
+            self._receive(response, target, offset, total)
 
-    def _receive(self, response: httpx.Response, target: Path, offset: int, total: int | None) -> int:
+    def _receive(self, response: httpx.Response, target: Path, offset: int, total: int | None) -> None:
+        """Append the body. A body shorter than its Content-Length is a TransportError to httpx."""
         done, reported = offset, offset
         self.progress(Transferred(self.subject, STEP, done, total))
         with target.open("ab") as stream:
@@ -195,7 +193,6 @@ class Downloader:
                     self.progress(Transferred(self.subject, STEP, done, total))
                     reported = done
         self.progress(Transferred(self.subject, STEP, done, total))
-        return done
 
     def _open(self, url: str, headers: dict[str, str]) -> _Opened:
         import httpx

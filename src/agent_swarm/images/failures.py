@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
 from typing import TYPE_CHECKING
 
 from agent_swarm.errors import ImageError
@@ -28,8 +27,7 @@ def write_failed(error: OSError, *, doing: str, where: Path) -> ImageError:
 
 def program_failed(error: CommandError, *, doing: str, where: Path) -> ImageError:
     """The error for a helper program that failed while `doing` something below `where`."""
-    # SIGXFSZ: the file passed the limit that the user's session sets (setrlimit(2))
-    if error.returncode == -signal.SIGXFSZ or any(text in error.details for text in _FULL_TEXTS):
+    if any(text in error.details for text in _FULL_TEXTS):
         return disk_full(doing=doing, where=where, details=error.details)
     message = f"{doing} failed: {error.message}"
     return ImageError(message, details=error.details, hint=error.hint)
