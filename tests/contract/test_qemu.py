@@ -3,26 +3,23 @@ BIOS finds nothing to start. The second boots the base image."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from agent_swarm import runner
-from agent_swarm.config import Config, QemuSettings
 from agent_swarm.files import remove_tree
 from agent_swarm.guest import cloudinit, keys
-from agent_swarm.model import Firmware, Image, ImageDigest, InstallationId, Kind, Resources, SshEndpoint
+from agent_swarm.model import Image, Kind, Resources, SshEndpoint
 from agent_swarm.paths import Paths
 from agent_swarm.providers.base import ProviderContext
 from agent_swarm.providers.qemu import create_provider
 from agent_swarm.testing.provider_contract import ProviderContract, ProviderSubject, RunningMachineContract
 from tests.support.plain_ssh import ssh
+from tests.support.qemu import RESOURCES, empty_image, emulated
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from agent_swarm.model import Endpoint, EnvironmentId, Seed
 
@@ -37,43 +34,21 @@ class QemuSubject(ProviderSubject):
 
 @pytest.mark.xdist_group("qemu-contract")
 class TestQemu(QemuSubject, ProviderContract):
-    resources: ClassVar[Resources] = Resources(cpus=1, memory_mib=256, disk_gib=1)
+    resources: ClassVar[Resources] = RESOURCES
     kill_instants = None
 
     @pytest.fixture(scope="class")
     @classmethod
     def context(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProviderContext]:
         """A state directory whose path needs care in QEMU's options."""
-        paths = Paths.at(tmp_path_factory.mktemp("state, with = and space"))
-        paths.prepare()
-        config = Config(qemu=QemuSettings(accelerator="tcg"))
-        yield ProviderContext(paths=paths, config=config, installation=InstallationId("0123456789ab"))
-        remove_tree(paths.run)
+        found = emulated(tmp_path_factory.mktemp("state, with = and space"))
+        yield found
+        remove_tree(found.paths.run)
 
     @pytest.fixture(scope="class")
     @classmethod
     def image(cls, tmp_path_factory: pytest.TempPathFactory) -> Image:
         return empty_image(tmp_path_factory.mktemp("image"))
-
-
-def empty_image(folder: Path) -> Image:
-    """A disk without an operating system."""
-    disk = folder / "disk.qcow2"
-    runner.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], timeout_s=60)
-    return Image(
-        digest=ImageDigest("0" * 64),
-        name="test:empty",
-        architecture="x86_64",
-        firmware=Firmware.BIOS,
-        disk=disk,
-        kernel=None,
-        initrd=None,
-        kernel_command_line="",
-        virtual_size_bytes=64 << 20,
-        size_bytes=disk.stat().st_size,
-        has_guest_agent=True,
-        created_at=datetime(2025, 1, 1, tzinfo=UTC),
-    )
 
 
 @pytest.mark.machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from agent_swarm.config import Config
+from agent_swarm.config import Config, ResourceSettings
 from agent_swarm.paths import Paths
 from agent_swarm.swarm import Swarm
 from tests.support.cli import Cli
@@ -36,6 +36,8 @@ def cli(home):
 @pytest.fixture
 def task(cli):
     """A running task `fix-1` of the project `web`."""
-    cli.ok("project", "create", "web")
-    cli.ok("create", "web", "fix-1")
+    small = ResourceSettings(cpus=1, memory_mib=256, disk_gib=1)
+    with Swarm(paths=Paths.at(cli.home), config=Config(provider="fake", resources=small)) as swarm:
+        swarm.create_project("web", force=True)
+        swarm.create("web", "fix-1", force=True)
     return cli

@@ -404,10 +404,12 @@ def test_quickstart_ends_with_both_tasks_and_what_to_type_next_and_can_be_repeat
         assert "agent-swarm ssh demo-1" in shown
 
 
-def test_verbose_shows_the_debug_log_and_the_log_file_is_private(task):
-    done = task("-v", "list")
+def test_verbose_shows_the_debug_log_that_the_private_log_file_has(cli):
+    done = cli("-v", "project", "create", "web")
     assert done.returncode == 0
-    log = task.home / "logs" / "agent-swarm.log"
+    assert re.search(rb"\d+ ms agent_swarm\.runner: run ssh-keygen", done.stderr)
+    log = cli.home / "logs" / "agent-swarm.log"
+    assert "agent_swarm.runner: run ssh-keygen" in log.read_text()
     assert log.stat().st_mode & 0o777 == 0o600
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,7 +27,7 @@ from agent_swarm.events import Notice
 from agent_swarm.guest.agent import GuestAgent
 from agent_swarm.images import qcow2
 from agent_swarm.providers.qemu import layout, process
-from agent_swarm.providers.qemu.definition import ROOT_DRIVE
+from agent_swarm.providers.qemu.definition import ROOT_DRIVE, layer_node
 from agent_swarm.providers.qemu.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -77,7 +76,11 @@ def settle(files: MachineFiles, definition: MachineDefinition) -> MachineDefinit
     layer = files.layer(pending)
     if process.find(files) is not None:
         with Monitor(files.qmp_socket) as monitor:
-            adopted = Path(monitor.active_file(ROOT_DRIVE)).name == layer.name
+            active = monitor.active_node(ROOT_DRIVE)
+        adopted = active == layer_node(pending)
+        if not adopted and active != layer_node(definition.layer):
+            message = f"machine {files.handle} writes to {active}, which is none of its layers"
+            raise MachineError(message, hint="Stop the machine and start it again.")
         _thaw_if_there(files)  # the caller may have been killed while the guest was frozen
     else:
         adopted = layer.exists()
@@ -109,7 +112,7 @@ def _switch(files: MachineFiles, following: int, progress: Progress) -> None:
             agent.freeze()
         except MachineError as error:
             progress(Notice(f"{NOT_FROZEN} ({error.details or error.message})"))
-        monitor.switch_to_overlay(ROOT_DRIVE, files.layer(following))
+        monitor.switch_to_overlay(ROOT_DRIVE, files.layer(following), layer_node(following))
 
 
 def _thaw_if_there(files: MachineFiles) -> None:

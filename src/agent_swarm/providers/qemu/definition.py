@@ -113,7 +113,7 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
     words += ["-mon", "chardev=qmp0,mode=control"]
     words += [
         "-drive",
-        f"id={ROOT_DRIVE},if=none,format=qcow2,file={escaped(launch.disk)},discard=unmap,detect-zeroes=unmap",
+        f"id={ROOT_DRIVE},node-name={layer_node(definition.layer)},if=none,format=qcow2,file={escaped(launch.disk)},discard=unmap,detect-zeroes=unmap",
         "-device",
         f"virtio-blk-pci,id=root0,drive={ROOT_DRIVE},bus=pcie.0,addr=0x2,bootindex=1",
         "-drive",
@@ -139,6 +139,11 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
         words += ["-device", "vmgenid,id=generation0,guid=auto"]
     words += ["-pidfile", os.fspath(launch.pid_file)]
     return [*words, "-S"] if launch.paused else words
+
+
+def layer_node(layer: int) -> str:
+    """The name of a layer's block node in QEMU: tells which layer a running machine writes to."""
+    return f"layer-{layer}"
 
 
 def cpu_model(accelerator: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from agent_swarm.errors import MachineError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
 Result = TypeVar("Result")
+
+BUSY_POLL_S = 0.05
 
 
 class NotListeningError(MachineError):
@@ -43,17 +46,21 @@ class Monitor:
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what it also raises
         self._runner = asyncio.Runner()
         self._client = QMPClient("agent-swarm")
+        deadline = time.monotonic() + self._timeout_s
         try:
-            self._run(self._client.connect(str(self._socket)), "connect")
-        except MachineError as error:
-            self._close()
-            cause = error.__cause__
-            if isinstance(cause, ConnectError) and isinstance(
-                cause.exc, FileNotFoundError | ConnectionRefusedError
-            ):
-                message = "QEMU's control channel is closed"
-                raise NotListeningError(message, details=str(cause.exc)) from error
-            raise
+            while True:
+                try:
+                    self._run(self._client.connect(str(self._socket)), "connect")
+                except MachineError as error:
+                    cause = error.__cause__.exc if isinstance(error.__cause__, ConnectError) else None
+                    if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
+                        message = "QEMU's control channel is closed"
+                        raise NotListeningError(message, details=str(cause)) from error
+                    if not isinstance(cause, BlockingIOError) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(BUSY_POLL_S)  # others wait for QEMU's attention already
+                else:
+                    break
         except BaseException:
             self._close()
             raise
@@ -82,23 +89,22 @@ class Monitor:
     def resume(self) -> None:
         self._execute("cont")
 
-    def active_file(self, drive: str) -> str:
-        """The file that a drive writes to now."""
+    def active_node(self, drive: str) -> str:
+        """The name of the block node that a drive writes to now: as given at the start, or by a switch."""
         for block in self._execute("query-block"):
             if block["device"] == drive:
-                return str(block["inserted"]["file"])
+                return str(block["inserted"]["node-name"])
         message = f"QEMU has no drive {drive!r}"
         raise MachineError(message)
 
-    def switch_to_overlay(self, drive: str, overlay: Path) -> None:
+    def switch_to_overlay(self, drive: str, overlay: Path, node: str) -> None:
         """Have the drive write to `overlay` from now on, an empty qcow2 file that builds on its present file.
 
-        Atomic for the guest: every write goes to the one or the other, none is lost.
+        `node` is the name of the new block node. Atomic for the guest: every write goes to the one or the
+        other, none is lost.
         """
-        self._execute(
-            "blockdev-snapshot-sync",
-            {"device": drive, "snapshot-file": str(overlay), "format": "qcow2", "mode": "existing"},
-        )
+        arguments = {"device": drive, "snapshot-file": str(overlay), "snapshot-node-name": node}
+        self._execute("blockdev-snapshot-sync", {**arguments, "format": "qcow2", "mode": "existing"})
 
     def _execute(self, command: str, arguments: dict[str, object] | None = None) -> Any:
         assert self._client is not None
