@@ -8,6 +8,7 @@ agree.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import time
@@ -16,7 +17,6 @@ from pathlib import Path
 import msgspec
 
 from agent_swarm.files import write_atomically
-
 
 _PROC = Path("/proc/self")
 
@@ -123,6 +123,7 @@ def _look_elsewhere(pid: int) -> tuple[float, str] | None:
         return None
 
 
+@functools.cache
 def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STDERR_KEPT_LINES = 20
+ENDING_S = 10.0
 
 _URL_PASSWORD = re.compile(r"(\w://[^/\s:@]*:)[^/\s@]*@")
 
@@ -75,7 +76,8 @@ def stream(
 ) -> None:
     """Run a program to its end and give every line that it writes, on either stream, to `on_line`.
 
-    For builds that take minutes; the caller's Ctrl-C ends it. Raises as `run` does.
+    For builds that take minutes; the caller's Ctrl-C ends it: SIGTERM, and SIGKILL after ENDING_S.
+    Raises as `run` does.
     """
     words = [os.fspath(word) for word in argv]
     logger.debug("stream %s", _shown(words))
@@ -100,6 +102,10 @@ def stream(
                 on_line(line)
         except BaseException:
             process.terminate()
+            try:
+                process.wait(ENDING_S)
+            except subprocess.TimeoutExpired:
+                process.kill()  # `with` waits for its end
             raise
     if process.returncode != 0:
         message = _failed(words[0], process.returncode)

@@ -9,9 +9,7 @@ import pytest
 
 from agent_swarm.files import remove_tree
 from agent_swarm.guest import cloudinit, keys
-from agent_swarm.model import Image, Kind, Resources, SshEndpoint
-from agent_swarm.paths import Paths
-from agent_swarm.providers.base import ProviderContext
+from agent_swarm.model import Kind, Resources, SshEndpoint
 from agent_swarm.providers.qemu import create_provider
 from agent_swarm.testing.provider_contract import ProviderContract, ProviderSubject, RunningMachineContract
 from tests.support.plain_ssh import ssh
@@ -21,7 +19,9 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator, Sequence
 
-    from agent_swarm.model import Endpoint, EnvironmentId, Seed
+    from agent_swarm.model import Endpoint, EnvironmentId, Image, Seed
+    from agent_swarm.paths import Paths
+    from agent_swarm.providers.base import ProviderContext
 
 
 class QemuSubject(ProviderSubject):

@@ -13,7 +13,7 @@ import pytest
 from agent_swarm.config import Config, ImageSettings
 from agent_swarm.errors import ImageError
 from agent_swarm.events import Event, OutputLine, ignore
-from agent_swarm.images import build, qcow2, recipe
+from agent_swarm.images import build, qcow2, recipe, scratch
 from agent_swarm.images.obtain import obtain
 from agent_swarm.images.store import ImageStore
 from agent_swarm.model import Firmware
@@ -73,11 +73,11 @@ def test_a_killed_build_is_no_image_and_its_remains_can_be_removed(paths: Paths)
             child.send_signal(signal.SIGKILL)
     store = ImageStore(paths)
     (left,) = store.partials()
-    scratch = build.scratch_directory(left)
-    assert scratch.is_dir()
+    place = scratch.scratch_directory(left)
+    assert place.is_dir()
     assert store.list() == []
     assert store.remove_partials() == [left]
-    assert not scratch.exists()
+    assert not place.exists()
     assert list(paths.partial_images.iterdir()) == []
 
 

@@ -6,7 +6,6 @@ import concurrent.futures
 import hashlib
 import os
 import signal
-import subprocess
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -122,27 +121,23 @@ def test_a_signal_ends_the_command_in_the_machine(
     guest_paths: Paths, guest_target: Target, name: str
 ) -> None:
     number = signal.Signals[f"SIG{name}"]
-    argv = run_in_target.command(
+    with run_in_target.started(
         guest_paths, guest_target, "sh", "-c", f"echo ready; sleep 98{number:02}; echo not reached"
-    )
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    ) as (process, stdout):
+        assert stdout.readline() == b"ready\n"
         process.send_signal(number)
         assert process.wait() == 128 + number
-        assert process.stdout.read() == b""
+        assert stdout.read() == b""
     assert still_running(guest_paths, guest_target, f"[s]leep.98{number:02}") == b""
 
 
 def test_ctrl_c_reaches_a_command_that_became_root_and_left_the_process_group(
     guest_paths: Paths, guest_target: Target
 ) -> None:
-    argv = run_in_target.command(
+    with run_in_target.started(
         guest_paths, guest_target, "sudo", "sh", "-c", "echo ready; timeout 9801 sleep 9802"
-    )
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    ) as (process, stdout):
+        assert stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130
     assert still_running(guest_paths, guest_target, "[s]leep.9802") == b""
@@ -152,12 +147,10 @@ def test_a_command_may_handle_a_signal_and_choose_its_exit_code(
     guest_paths: Paths, guest_target: Target
 ) -> None:
     text = "trap 'echo handled; exit 7' INT; echo ready; while :; do sleep 0.1; done"
-    argv = run_in_target.command(guest_paths, guest_target, "sh", "-c", text)
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    with run_in_target.started(guest_paths, guest_target, "sh", "-c", text) as (process, stdout):
+        assert stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.stdout.read() == b"handled\n"
+        assert stdout.read() == b"handled\n"
         assert process.wait() == 7
 
 
@@ -165,26 +158,20 @@ def test_a_second_ctrl_c_kills_a_command_that_ignores_the_first(
     guest_paths: Paths, guest_target: Target
 ) -> None:
     text = "trap 'echo ignored' INT; echo ready; while :; do sleep 0.1; done; : 9803"
-    argv = run_in_target.command(guest_paths, guest_target, "sh", "-c", text)
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
+    with run_in_target.started(guest_paths, guest_target, "sh", "-c", text) as (process, stdout):
         for expected in (b"ready\n", b"ignored\n"):
-            assert process.stdout.readline() == expected
+            assert stdout.readline() == expected
             process.send_signal(signal.SIGINT)
         assert process.wait() == 130
     assert still_running(guest_paths, guest_target, ": [9]803") == b""
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(guest_paths: Paths, guest_target: Target) -> None:
-    argv = run_in_target.command(guest_paths, guest_target, "yes")
-    with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
+    with run_in_target.started(guest_paths, guest_target, "yes") as (process, stdout):
+        stdout.readline()
+        stdout.close()
         assert process.wait() == 128 + signal.SIGPIPE
+        assert process.stderr is not None
         assert process.stderr.read() == b""
 
 
@@ -263,15 +250,14 @@ def test_a_script_that_takes_too_long_is_killed_in_the_machine(
 def test_a_lost_connection_is_told_apart_from_the_command_s_own_255(
     guest_paths: Paths, guest_target: Target
 ) -> None:
-    argv = run_in_target.command(guest_paths, guest_target, "sh", "-c", "echo ready; sleep 9806")
-    with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        assert process.stdout.readline() == b"ready\n"
+    with run_in_target.started(guest_paths, guest_target, "sh", "-c", "echo ready; sleep 9806") as (
+        process,
+        stdout,
+    ):
+        assert stdout.readline() == b"ready\n"
         connection.close(guest_paths, guest_target)
         assert process.wait() == 255
+        assert process.stderr is not None
         assert b"the connection to task child was lost" in process.stderr.read()
     assert output(guest_paths, guest_target, ["sh", "-c", "exit 255"])[0] == 255
     output(guest_paths, guest_target, ["pkill", "-f", "[s]leep 9806"])

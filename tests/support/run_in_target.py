@@ -5,9 +5,12 @@ python run_in_target.py JSON ARGV...    JSON: home, id, and root or host, port, 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import subprocess
 import sys
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from agent_swarm.config import Config
 from agent_swarm.errors import SwarmError
@@ -15,6 +18,9 @@ from agent_swarm.guest import session
 from agent_swarm.guest.target import Target
 from agent_swarm.model import EnvironmentId, LocalEndpoint, SshEndpoint
 from agent_swarm.paths import Paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def command(paths: Paths, target: Target, *argv: str) -> list[str]:
@@ -31,6 +37,25 @@ def command(paths: Paths, target: Target, *argv: str) -> list[str]:
         }
     given = json.dumps({"home": str(paths.home), "id": target.environment_id, **where})
     return [sys.executable, __file__, given, *argv]
+
+
+@contextlib.contextmanager
+def started(paths: Paths, target: Target, *argv: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """This program, running, with its stdout; killed at the end where it still runs."""
+    process = subprocess.Popen(
+        command(paths, target, *argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        try:
+            yield process, process.stdout
+        finally:
+            process.kill()
+            process.wait()
 
 
 def main() -> int:

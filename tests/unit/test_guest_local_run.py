@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from typing import TYPE_CHECKING
 
@@ -13,9 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agent_swarm import processes
 from agent_swarm.config import Config
 from agent_swarm.errors import MachineError, UsageError
 from agent_swarm.guest import script, session
+from agent_swarm.guest.command_line import command_line, signal_line
 from agent_swarm.guest.target import Target
 from agent_swarm.model import EnvironmentId, LocalEndpoint
 from agent_swarm.paths import Paths
@@ -156,53 +160,72 @@ def test_a_signal_reaches_the_command_and_all_of_its_children(
     paths: Paths, target: Target, name: str
 ) -> None:
     number = signal.Signals[f"SIG{name}"]
-    argv = run_in_target.command(paths, target, "sh", "-c", "sleep 600 & echo $!; sleep 600")
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        background = int(process.stdout.readline())
+    with run_in_target.started(paths, target, "sh", "-c", "sleep 600 & echo $!; sleep 600") as (
+        process,
+        stdout,
+    ):
+        background = int(stdout.readline())
         process.send_signal(number)
         # the end of the stream: no process has it open any more
         ignored = name in ("INT", "QUIT")  # what a shell without job control starts in the background
         if ignored:
             os.kill(background, signal.SIGKILL)
-        assert process.stdout.read() == b""
+        assert stdout.read() == b""
         assert process.wait() == 128 + number
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the line that runs in guests reads Linux's /proc")
+def test_the_guest_s_signal_line_reaches_all_of_the_marked_session_and_no_other() -> None:
+    def session_of(token: str) -> subprocess.Popen[bytes]:
+        # the second sleep is in a process group of its own, as timeout(1) puts itself
+        text = "timeout 600 sleep 600 & echo ready; exec sleep 600"
+        return subprocess.Popen(
+            ["bash", "-c", command_line(["bash", "-c", text], token)],
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    with contextlib.ExitStack() as stack:
+        marked, other = (stack.enter_context(session_of(token)) for token in ("a1b2c3d4", "a1b2c3d5"))
+        for process in (marked, other):
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        subprocess.run(["sh", "-c", signal_line("a1b2c3d4", "TERM")], check=True, timeout=60)
+        assert marked.stdout is not None
+        assert marked.stdout.read() == b""  # nobody has the stream open any more
+        assert marked.wait() == 128 + signal.SIGTERM
+        assert other.poll() is None
+        subprocess.run(["sh", "-c", signal_line("a1b2c3d5", "KILL")], check=True, timeout=60)
+        assert other.wait() == -signal.SIGKILL
 
 
 def test_a_command_may_handle_a_signal_and_choose_its_exit_code(paths: Paths, target: Target) -> None:
     script_text = "trap 'echo handled; exit 7' INT; echo ready; while :; do sleep 0.05; done"
-    argv = run_in_target.command(paths, target, "sh", "-c", script_text)
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    with run_in_target.started(paths, target, "sh", "-c", script_text) as (process, stdout):
+        assert stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.stdout.read() == b"handled\n"
+        assert stdout.read() == b"handled\n"
         assert process.wait() == 7
 
 
 def test_a_second_interrupt_kills_a_command_that_ignores_the_first(paths: Paths, target: Target) -> None:
-    argv = run_in_target.command(
+    with run_in_target.started(
         paths, target, "sh", "-c", "trap 'echo ignored' INT; echo ready; while :; do sleep 0.05; done"
-    )
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
-        assert process.stdout is not None
+    ) as (process, stdout):
         for expected in (b"ready\n", b"ignored\n"):
-            assert process.stdout.readline() == expected
+            assert stdout.readline() == expected
             process.send_signal(signal.SIGINT)
         assert process.wait() == 130
-        assert process.stdout.read() == b""
+        assert stdout.read() == b""
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(paths: Paths, target: Target) -> None:
-    argv = run_in_target.command(paths, target, "yes")
-    with subprocess.Popen(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
+    with run_in_target.started(paths, target, "yes") as (process, stdout):
+        stdout.readline()
+        stdout.close()
         assert process.wait() == 128 + signal.SIGPIPE
+        assert process.stderr is not None
         assert process.stderr.read() == b""
 
 
@@ -238,8 +261,7 @@ def test_collect_kills_a_command_that_takes_too_long(paths: Paths, target: Targe
             timeout_s=1,
             on_line=lines.append,
         )
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(lines[0]), 0)
+    assert processes.describe(int(lines[0]), "sleep") is None
 
 
 def test_a_script_that_reads_stdin_does_not_eat_itself(paths: Paths, target: Target) -> None:

@@ -115,6 +115,13 @@ def test_the_trial_writes_to_no_disk():
     assert "file=/i/disk,,1.qcow2" in drive
 
 
+def test_the_trial_of_a_uefi_machine_has_its_firmware_and_keeps_its_variables():
+    options = accelerator.trial_firmware(Path("/fw/code.fd"), Path("/m/vars.fd"))
+    code, variables = (option for option in options if option != "-drive")
+    assert {"file=/fw/code.fd", "readonly=on"} <= set(code.split(","))
+    assert {"file=/m/vars.fd", "snapshot=on"} <= set(variables.split(","))
+
+
 def test_what_works_is_chosen(paths, device, tmp_path):
     assert choose(paths, qemu(tmp_path, f"echo '{NO_ROOT}'")) == "kvm"
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from agent_swarm.providers.qemu.boot import console_tail, parse_host_key, printable
+from agent_swarm.providers.qemu import console
+from agent_swarm.providers.qemu.boot import parse_host_key
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILPFapo0xf6lfgCNs4NSwL5INkSJYnEtCdZ2UQ3Qe6K1"
 
@@ -41,12 +42,12 @@ def test_anything_else_that_a_guest_says_is_no_host_key(text):
     ],
 )
 def test_a_console_line_cannot_command_the_terminal(raw, shown):
-    assert printable(raw) == shown
+    assert console.printable(raw) == shown
 
 
 def test_the_tail_of_a_console_is_its_last_lines_that_hold_something(tmp_path):
     (tmp_path / "console").write_bytes(b"one\r\n\r\n\x1b[0m\r\ntwo\r\nthree")
-    assert console_tail(tmp_path / "console", lines=2) == "two\nthree"
+    assert console.tail(tmp_path / "console", lines=2) == "two\nthree"
 
 
 def test_a_huge_console_is_read_from_its_end_alone(tmp_path):
@@ -54,8 +55,8 @@ def test_a_huge_console_is_read_from_its_end_alone(tmp_path):
         stream.truncate(1 << 40)
         stream.seek(0, 2)
         stream.write(b"\nlast words\n")
-    assert console_tail(tmp_path / "console").endswith("last words")
+    assert console.tail(tmp_path / "console").endswith("last words")
 
 
 def test_no_console_has_no_tail(tmp_path):
-    assert console_tail(tmp_path / "console") == ""
+    assert console.tail(tmp_path / "console") == ""

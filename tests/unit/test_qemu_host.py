@@ -130,7 +130,8 @@ def test_the_first_firmware_that_fits_the_machine_is_taken(firmware, tmp_path):
     (firmware / "30-other.json").write_text(
         json.dumps(descriptor(tmp_path, "other", architecture="testarch", machines=["pc-i440fx-*"]))
     )
-    (firmware / "40-good.json").write_text(json.dumps(descriptor(tmp_path, "good", architecture="testarch")))
+    good = descriptor(tmp_path, "good", architecture="testarch", features=["acpi-s3", "amd-sev"])
+    (firmware / "40-good.json").write_text(json.dumps(good))
     found = host.find_uefi("testarch", "pc-q35-7.2")
     assert (found.code.name, found.variables.name) == ("good-code.fd", "good-vars.fd")
 

@@ -61,14 +61,16 @@ def signal_line(token: str, name: str) -> str:
         "tries=0; while [ $tries -lt 20 ]; do tries=$((tries + 1)); "
         # the bracket keeps this command line itself, and grep's, from matching
         f"for leader in $(grep -als -e ': [{token[0]}]{token[1:]};' /proc/[0-9]*/cmdline); do "
-        "leader=${leader#/proc/}; leader=${leader%/cmdline}; "
+        "leader=${leader#/proc/}; leader=${leader%/cmdline}; found=; "
         "for stat in /proc/[0-9]*/stat; do "
-        "read -r line 2>/dev/null <$stat || continue; "
+        "{ read -r line <$stat; } 2>/dev/null || continue; "
         # proc(5): pid (name) state ppid pgrp session; the name may hold anything
         "pid=${line%% *}; set -- ${line##*) }; "
-        'if [ "$4" = "$leader" ] && [ "$pid" != "$leader" ]; then '
-        f"kill -{name} $pid 2>/dev/null && tries=99; fi; "
-        "done; done; [ $tries = 99 ] || sleep 0.1; done; exit 0"
+        'if [ "$4" != "$leader" ] || [ "$pid" = "$leader" ]; then continue; fi; found=1; '
+        f'if [ "$3" != "$leader" ]; then kill -{name} $pid 2>/dev/null; fi; '
+        # the group in one step: nobody in it can start another process between
+        f'done; if [ -n "$found" ]; then kill -{name} -$leader 2>/dev/null; tries=99; fi; '
+        "done; [ $tries = 99 ] || sleep 0.1; done; exit 0"
     )
     quoted = shlex.quote(script)
     return f"sudo -n sh -c {quoted} 2>/dev/null || sh -c {quoted}"

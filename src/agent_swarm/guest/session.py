@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import queue
+import select
 import signal
 import subprocess
 import threading
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 60.0
 INTERRUPTED = 130
+ENDED = 0
+"""No signal has this number."""
 FORWARDED = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -59,18 +61,23 @@ def run(
     """
     connection.open_shared(paths, config, target, timeout_s=connect_timeout_s, alive=alive)
     terminal = _is_terminal(stdin) if tty is None else tty
-    events: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     streams = Streams(_usable(stdin, 0), _usable(stdout, 1), _usable(stderr, 2))
-    with _receiving(events), Command(paths, target, argv, streams, tty=terminal) as command:
-        threading.Thread(target=_report_end, args=(command.process, events), daemon=True).start()
+    with (
+        _signals() as (events, end),
+        Command(paths, target, argv, streams, tty=terminal) as command,
+        _watched(command.process, end),
+    ):
         received: list[int] = []
-        while (number := events.get()) is not None:
+        while (number := os.read(events, 1)[0]) != ENDED:
             if number == signal.SIGINT and signal.SIGINT in received:
-                _give_up(command, events)
+                # kill what still runs; another signal, or a machine that does not react, ends the waiting
+                command.send_signal(signal.SIGKILL)
+                select.select([events], [], [], SIGNAL_TIMEOUT_S)
                 return INTERRUPTED
-            received.append(number)
-            command.send_signal(number)
-        if terminal and received and command.process.returncode in (OWN_FAILURE, -received[0]):
+            if number in FORWARDED:
+                received.append(number)
+                command.send_signal(number)
+        if terminal and received and command.process.wait() in (OWN_FAILURE, -received[0]):
             return 128 + received[0]  # the terminal's Ctrl-C reached ssh before it had made it raw
         return command.exit_code()
 
@@ -80,7 +87,7 @@ def shell(paths: Paths, target: Target) -> int:
 
     ssh has the terminal, and says itself what is wrong. For a LocalEndpoint: $SHELL, or bash, in its directory.
     """
-    with _receiving(queue.SimpleQueue()):  # the terminal's signals are the shell's
+    with _signals():  # the terminal's signals are the shell's
         if isinstance(target.endpoint, LocalEndpoint):
             root = target.endpoint.root
             environ = {**os.environ, "HOME": str(root)}
@@ -94,40 +101,50 @@ def _code(done: subprocess.CompletedProcess[bytes]) -> int:
     return 128 - done.returncode if done.returncode < 0 else done.returncode
 
 
-def _report_end(process: subprocess.Popen[bytes], events: queue.SimpleQueue[int | None]) -> None:
-    process.wait()
-    events.put(None)
-
-
-def _give_up(command: Command, events: queue.SimpleQueue[int | None]) -> None:
-    """Kill what still runs; a third signal, or a machine that does not react, ends the waiting."""
-    command.send_signal(signal.SIGKILL)
-    with contextlib.suppress(queue.Empty):
-        events.get(timeout=SIGNAL_TIMEOUT_S)
-
-
 @contextlib.contextmanager
-def _receiving(events: queue.SimpleQueue[int | None]) -> Iterator[None]:
-    """Put the signals that we receive into `events`; those that are ignored stay so (nohup).
+def _watched(process: subprocess.Popen[bytes], end: int) -> Iterator[None]:
+    """Write ENDED to the pipe `end` when the process ends; end it when the block does."""
 
-    Only the main thread can: elsewhere nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    def watch() -> None:
+        process.wait()
+        os.write(end, bytes([ENDED]))
 
-    def receive(number: int, _frame: FrameType | None) -> None:
-        events.put(number)  # SimpleQueue.put is reentrant, made for this
-
-    before = {number: signal.getsignal(number) for number in FORWARDED}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(number, receive)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if process.poll() is None:
+            process.kill()
+        watcher.join()
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[tuple[int, int]]:
+    """A pipe from which the numbers of the signals that we receive can be read, one byte each.
+
+    A pipe, because a signal that comes just before a blocking wait would not end it, but what it wrote does
+    (https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd). Signals that are ignored stay so
+    (nohup). Only the main thread can receive signals: elsewhere nothing comes.
+    """
+    reader, writer = os.pipe()
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, reader)
+        stack.callback(os.close, writer)
+        if threading.current_thread() is threading.main_thread():
+            os.set_blocking(writer, False)  # set_wakeup_fd insists
+            before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+            stack.callback(signal.set_wakeup_fd, before)
+            for number in FORWARDED:
+                handler = signal.getsignal(number)
+                if handler is not signal.SIG_IGN:
+                    signal.signal(number, _noted)
+                    stack.callback(signal.signal, number, handler)
+        yield reader, writer
+
+
+def _noted(_number: int, _frame: FrameType | None) -> None:
+    """A handler: without one, a signal is not written to the wake-up descriptor."""
 
 
 def _is_terminal(stdin: int | None) -> bool:

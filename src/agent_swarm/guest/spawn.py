@@ -180,11 +180,22 @@ class Command:
 
         deadline = time.monotonic() + FIRST_CHILD_S
         while self.process.poll() is None and time.monotonic() < deadline:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            children: list[psutil.Process] = []
+            with contextlib.suppress(psutil.Error):
                 children = psutil.Process(self.process.pid).children(recursive=True)
-                for child in children:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        child.send_signal(number)
-                if children:
-                    return
-            time.sleep(POLL_S)
+            if children:
+                self._signal_tree(number, [child.pid for child in children])
+                return
+            time.sleep(POLL_S)  # the shell has not started the command yet
+
+    def _signal_tree(self, number: int, pids: Sequence[int]) -> None:
+        group = None if self._tty else self.process.pid
+        for pid in pids:
+            # gone meanwhile, or another user's
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if group is None or os.getpgid(pid) != group:
+                    os.kill(pid, number)
+        if group is not None:
+            # in one step: nobody in the group can start another process between
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)

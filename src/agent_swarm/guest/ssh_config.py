@@ -57,14 +57,12 @@ def write(paths: Paths, config: Config, hosts: Sequence[Host]) -> None:
 
 def render(paths: Paths, config: Config, hosts: Sequence[Host]) -> str:
     """The text of the configuration."""
-    taken: set[str] = set()
     blocks = ["# Written by agent-swarm; changes are lost. Include it from ~/.ssh/config to use the names.\n"]
     for host in sorted(hosts, key=lambda host: (host.kind, host.name)):  # "project" before "task"
-        alias = host_alias(host.kind, host.name)
-        aliases = [id_alias(host.environment_id)] + ([alias] if alias not in taken else [])
-        taken.add(alias)
+        # of two entries with one alias ssh takes the first
+        aliases = f"{host_alias(host.kind, host.name)} {id_alias(host.environment_id)}"
         blocks.append(
-            f"Host {' '.join(reversed(aliases))}\n"
+            f"Host {aliases}\n"
             f"  HostName {_checked(host)}\n"
             f"  Port {host.endpoint.port}\n"
             f"  User {host.endpoint.user}\n"

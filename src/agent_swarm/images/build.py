@@ -8,15 +8,11 @@ the tree is made in a scratch directory under TMPDIR or /var/tmp.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import io
 import os
 import shlex
 import shutil
-import stat
 import tarfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,21 +20,18 @@ from typing import TYPE_CHECKING
 from agent_swarm import runner
 from agent_swarm.errors import CommandError, ImageError
 from agent_swarm.events import OutputLine
-from agent_swarm.files import remove_tree
 from agent_swarm.images import failures, qcow2
 from agent_swarm.images.recipe import APT_OPTIONS, DPKG_OPTIONS, ROOT_LABEL, VIRTUAL_SIZE_BYTES
+from agent_swarm.images.scratch import as_mapped_root, contained, is_root, scratch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from agent_swarm.events import Progress
     from agent_swarm.images.recipe import Recipe
 
 SPACE_NEEDED_BYTES = 3 << 30
 """Peak use of the scratch directory and the state directory together: tree, tar file, raw and qcow2 disk."""
-
-ENDING_S = 30.0
-"""What mmdebstrap takes at most to end and clean up after SIGTERM."""
 
 SYSTEM_PATH = ":/usr/sbin:/sbin"
 """Where mke2fs is, though it may not be on an ordinary user's PATH."""
@@ -73,13 +66,13 @@ def build(recipe: Recipe, directory: Path, *, subject: str, progress: Progress) 
     a right is missing, with the command that helps.
     """
     require_tools()
-    with _scratch(directory) as scratch:
+    with scratch(directory) as place:
         try:
-            tree = _bootstrap(recipe, scratch, lambda line: progress(OutputLine(subject, line)))
+            tree = _bootstrap(recipe, place, lambda line: progress(OutputLine(subject, line)))
             result = _take_boot_files(tree, directory)
-            raw = _make_file_system(scratch)
+            raw = _make_file_system(place)
         except CommandError as error:
-            raise failures.program_failed(error, doing=f"building {subject}", where=scratch) from error
+            raise failures.program_failed(error, doing=f"building {subject}", where=place) from error
         except OSError as error:
             raise failures.write_failed(error, doing=f"building {subject}", where=directory) from error
         qcow2.convert(raw, result.disk, source_format="raw")
@@ -96,7 +89,7 @@ def require_tools() -> None:
         "setpriv": "util-linux",
         "newuidmap": "uidmap",
     }
-    if _is_root():
+    if is_root():
         del packages["newuidmap"]
     missing = [package for program, package in packages.items() if not _installed(program)]
     if not KEYRING.exists():
@@ -107,7 +100,7 @@ def require_tools() -> None:
             message,
             hint=f"Run: sudo apt-get install {' '.join(missing)} (or download one: `--from debian:13`).",
         )
-    if not _is_root():
+    if not is_root():
         _require_user_namespace()
 
 
@@ -127,13 +120,13 @@ def _require_user_namespace() -> None:
         ) from error
 
 
-def _bootstrap(recipe: Recipe, scratch: Path, on_line: Callable[[str], None]) -> Path:
-    overlay, tree = scratch / "files.tar", scratch / "root.tar"
+def _bootstrap(recipe: Recipe, place: Path, on_line: Callable[[str], None]) -> Path:
+    overlay, tree = place / "files.tar", place / "root.tar"
     _write_files(recipe, overlay)
     argv = [
-        *("setpriv", "--pdeathsig", "TERM"),  # it ends with us, even when we are killed
+        *contained(),
         "mmdebstrap",
-        f"--mode={'root' if _is_root() else 'unshare'}",
+        f"--mode={'root' if is_root() else 'unshare'}",
         "--variant=apt",
         "--format=tar",
         f"--architectures={recipe.debian_architecture}",
@@ -146,7 +139,7 @@ def _bootstrap(recipe: Recipe, scratch: Path, on_line: Callable[[str], None]) ->
         os.fspath(tree),
         *([recipe.mirror] if recipe.mirror else []),
     ]
-    runner.stream(argv, on_line=on_line, environ=_environ(TMPDIR=os.fspath(scratch)))
+    runner.stream(argv, on_line=on_line, environ=_environ(TMPDIR=os.fspath(place)))
     return tree
 
 
@@ -184,79 +177,11 @@ def _take_boot_files(tree: Path, directory: Path) -> BuiltImage:
     return result
 
 
-def _make_file_system(scratch: Path) -> Path:
-    work = scratch / "work"
+def _make_file_system(place: Path) -> Path:
+    work = place / "work"
     argv: list[str | Path] = ["sh", "-c", _FILE_SYSTEM, "sh", work, ROOT_LABEL, str(VIRTUAL_SIZE_BYTES)]
-    runner.run([*_as_mapped_root(), *argv], timeout_s=1800.0, environ=_environ())
+    runner.run([*contained(), *as_mapped_root(), *argv], timeout_s=1800.0, environ=_environ())
     return work / "disk.raw"
-
-
-@contextlib.contextmanager
-def _scratch(directory: Path) -> Iterator[Path]:
-    """A directory that the build's root, mapped or real, can work in; removed at the end.
-
-    Its name follows from `directory`, so that a build that was killed is cleaned up by the next one.
-    """
-    scratch = scratch_directory(directory)
-    try:
-        discard_scratch(directory)
-        scratch.mkdir(mode=0o711)
-        # the mapped root is another user to the host; sticky, so that no third user can touch its files
-        (scratch / "work").mkdir()
-        (scratch / "work").chmod(0o1733)
-        scratch.chmod(0o711)
-    except OSError as error:
-        raise failures.write_failed(error, doing="preparing the build", where=scratch.parent) from error
-    try:
-        yield scratch
-    finally:
-        discard_scratch(directory)
-
-
-def scratch_directory(directory: Path) -> Path:
-    """Where the build for `directory` keeps its tree."""
-    if _is_root():
-        return directory / "scratch"
-    tag = hashlib.sha256(os.fsencode(directory)).hexdigest()[:12]
-    given = Path(os.environ.get("TMPDIR") or "/var/tmp").absolute()
-    # every folder on the way must let the mapped root pass
-    passable = given.is_dir() and all(part.stat().st_mode & stat.S_IXOTH for part in (given, *given.parents))
-    return (given if passable else Path("/var/tmp")) / f"agent-swarm-build-{os.getuid()}-{tag}"
-
-
-def discard_scratch(directory: Path) -> None:
-    """Remove what an interrupted build for `directory` left in its scratch directory.
-
-    A build whose caller was just killed may be ending still: waits for that a while. Raises OSError.
-    """
-    scratch = scratch_directory(directory)
-    if not scratch.is_dir():
-        return
-    if scratch.is_symlink() or scratch.stat().st_uid != os.getuid():
-        message = f"{scratch} is not ours"
-        raise PermissionError(message)
-    deadline = time.monotonic() + ENDING_S
-    while True:
-        if not _is_root():
-            # below our own two levels all belongs to the mapped root
-            argv: list[str | Path] = ["find", scratch, "-xdev", "-mindepth", "2", "-depth", "-delete"]
-            runner.run([*_as_mapped_root(), *argv], timeout_s=600.0, check=False)
-        try:
-            remove_tree(scratch)
-        except OSError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.2)
-        else:
-            return
-
-
-def _as_mapped_root() -> list[str]:
-    return [] if _is_root() else ["mmdebstrap", "--unshare-helper"]
-
-
-def _is_root() -> bool:
-    return os.geteuid() == 0
 
 
 def _installed(program: str) -> bool:

@@ -22,6 +22,7 @@ from agent_swarm.events import Notice, StepDone, StepStarted
 from agent_swarm.files import remove_tree
 from agent_swarm.images import build, download, failures, formats, qcow2, sources
 from agent_swarm.images.download import Checksum
+from agent_swarm.images.scratch import discard_scratch
 from agent_swarm.images.sources import BuildSource, FileSource, OfficialSource, UrlSource
 from agent_swarm.images.store import DISK, INITRD, KERNEL, Description, ImageStore, Origin, file_digest
 from agent_swarm.model import Firmware
@@ -184,7 +185,7 @@ def _workspace(work: Path) -> Iterator[Path]:
 
 
 def _keep_download_only(work: Path) -> None:
-    build.discard_scratch(work)
+    discard_scratch(work)
     for entry in work.iterdir():
         if entry.is_dir():
             remove_tree(entry)

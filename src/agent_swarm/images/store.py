@@ -22,7 +22,7 @@ from agent_swarm import locks
 from agent_swarm.errors import BusyError, ImageError, NotFoundError
 from agent_swarm.files import remove_tree, sync_directory, write_atomically
 from agent_swarm.images import failures
-from agent_swarm.images.build import discard_scratch
+from agent_swarm.images.scratch import discard_scratch
 from agent_swarm.model import Firmware, Image, ImageDigest
 
 if TYPE_CHECKING:

@@ -1,24 +1,26 @@
-"""Finding providers: the entry-point group `agent_swarm.providers`.
+"""Finding providers: our own, and those of the entry-point group `agent_swarm.providers`.
 
     [project.entry-points."agent_swarm.providers"]
     mycloud = "my_package.provider:create_provider [mycloud]"
 
 The value is a `create_provider(context: ProviderContext) -> Provider`; the extra in brackets, where there
 is one, installs what it needs. Names are listed without importing anything, and only the named
-provider is imported. Our own come first: no other package can take their names.
+provider is imported. Our own stand in a table here: no other package can take their names, and a
+command that uses them does not search what is installed.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-from importlib import metadata
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from agent_swarm.errors import ProviderUnavailableError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from importlib import metadata
 
     from agent_swarm.config import Config
     from agent_swarm.providers.base import Provider, ProviderContext
@@ -27,13 +29,18 @@ GROUP = "agent_swarm.providers"
 DISTRIBUTION = "agent-swarm"
 ENVIRONMENT_VARIABLE = "AGENT_SWARM_PROVIDER"
 
+OWN = {"fake": "agent_swarm.providers.fake", "qemu": "agent_swarm.providers.qemu"}
+"""Our own providers: the module that has their `create_provider`."""
+
 AUTO_ORDER = ("qemu",)
 """What `auto` tries, first to last. The fake is never in it: it isolates nothing."""
 
 
 def names() -> list[str]:
     """The names of all installed providers, sorted. Imports none of them."""
-    return sorted({entry.name for entry in metadata.entry_points(group=GROUP)})
+    from importlib import metadata
+
+    return sorted({*OWN, *(entry.name for entry in metadata.entry_points(group=GROUP))})
 
 
 def load(name: str, context: ProviderContext) -> Provider:
@@ -42,6 +49,9 @@ def load(name: str, context: ProviderContext) -> Provider:
     Raises UsageError where there is none of that name, and ProviderUnavailableError, with the command
     that installs what is missing, where it cannot be imported.
     """
+    if name in OWN:
+        own: Provider = import_module(OWN[name]).create_provider(context)
+        return own
     entry = _entry_point(name)
     try:
         create_provider = entry.load()
@@ -95,22 +105,14 @@ def choose(
 
 
 def _entry_point(name: str) -> metadata.EntryPoint:
-    try:
-        own = metadata.distribution(DISTRIBUTION).entry_points.select(group=GROUP, name=name)
-    except metadata.PackageNotFoundError:
-        own = metadata.EntryPoints()
-    # a scan of every installed package only for a name that is not ours: it costs milliseconds
-    for entry in own or metadata.entry_points(group=GROUP, name=name):
+    from importlib import metadata
+
+    for entry in metadata.entry_points(group=GROUP, name=name):
         return entry
     known = names()
     near = difflib.get_close_matches(name, known, n=1)
     message = f"there is no provider {name!r}"
-    if near:
-        hint = f"Did you mean {near[0]!r}?"
-    elif known:
-        hint = f"Installed providers: {', '.join(known)}."
-    else:
-        hint = f"No provider is installed: run `pip install {DISTRIBUTION}` again."
+    hint = f"Did you mean {near[0]!r}?" if near else f"Installed providers: {', '.join(known)}."
     raise UsageError(message, hint=hint)
 
 

@@ -22,6 +22,7 @@ from agent_swarm import locks, runner
 from agent_swarm.errors import CommandError, UsageError
 from agent_swarm.events import Notice
 from agent_swarm.files import write_atomically
+from agent_swarm.providers.qemu import console
 from agent_swarm.providers.qemu.definition import escaped, native_architecture
 
 if TYPE_CHECKING:
@@ -172,15 +173,23 @@ def try_out(name: str, qemu: Qemu, subject: Subject, *, limit_s: float | None = 
 
 def probe_argv(name: str, qemu: Qemu, subject: Subject) -> list[str]:
     """The command line of a trial boot, without its serial port. Pure."""
-    console = "ttyAMA0" if subject.architecture == "aarch64" else "ttyS0"
+    port = "ttyAMA0" if subject.architecture == "aarch64" else "ttyS0"
     words = [qemu.binary, "-no-user-config", "-nodefaults", "-display", "none", "-no-reboot"]
     words += ["-machine", subject.machine, "-accel", name, "-cpu", "host", "-smp", "2", "-m", "512"]
     if subject.kernel is not None:
-        words += ["-kernel", os.fspath(subject.kernel), "-append", f"console={console} panic=-1"]
+        words += ["-kernel", os.fspath(subject.kernel), "-append", f"console={port} panic=-1"]
     else:
         words += [*subject.firmware_options]
         words += ["-drive", f"if=virtio,format=qcow2,snapshot=on,file={escaped(subject.disk)}"]
     return words
+
+
+def trial_firmware(code: Path, variables: Path) -> tuple[str, ...]:
+    """A subject's options for UEFI; the variables are not written to."""
+    return (
+        *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={escaped(code)}"),
+        *("-drive", f"if=pflash,unit=1,format=raw,snapshot=on,file={escaped(variables)}"),
+    )
 
 
 class _DecidedError(Exception):
@@ -193,13 +202,13 @@ class _DecidedError(Exception):
 
 def _try_to_the_end(words: list[str], limit_s: float, success: re.Pattern[str]) -> Verdict:
     with tempfile.TemporaryDirectory(prefix="agent-swarm-probe-") as scratch:
-        console = Path(scratch, "console")
+        output = Path(scratch, "console")
         try:
-            done = runner.run([*words, "-serial", f"file:{escaped(console)}"], timeout_s=limit_s, check=False)
+            done = runner.run([*words, "-serial", f"file:{escaped(output)}"], timeout_s=limit_s, check=False)
             complaint = done.stderr.decode("utf-8", "replace")
         except CommandError:
             complaint = ""
-        text = console.read_text("utf-8", "replace") if console.exists() else ""
+        text = output.read_text("utf-8", "replace") if output.exists() else ""
     if success.search(text):
         return Verdict(works=True)
     if complaint:
@@ -214,8 +223,8 @@ def _hang(lines: list[str], limit_s: float) -> Verdict:
 
 
 def _last(lines: list[str]) -> str:
-    texts = ["".join(char for char in line if char.isprintable()).strip() for line in lines]
-    return next((text[:160] for text in reversed(texts) if text), "")
+    shown = (console.printable(line).strip() for line in reversed(lines))
+    return next((line[:160] for line in shown if line), "")
 
 
 def _key(name: str, qemu: Qemu, image: ImageDigest | None) -> str:

@@ -6,25 +6,19 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from agent_swarm import text
 from agent_swarm.errors import BootError, MachineError
 from agent_swarm.guest.agent import GuestAgent
 from agent_swarm.model import SshEndpoint
-from agent_swarm.providers.qemu import daemon, layout, network, process
+from agent_swarm.providers.qemu import console, daemon, layout, network, process
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from agent_swarm.providers.qemu.layout import MachineFiles
 
 USER = "worker"
 POLL_S = 0.2
-CONSOLE_LINES = 20
-CONSOLE_TAIL_BYTES = 16_384
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 
 _HOST_KEY_LINE = re.compile(r"ssh-ed25519 [A-Za-z0-9+/]{60,100}={0,2}")
-_CONTROL_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)")
 
 
 def wait_for_endpoint(files: MachineFiles, *, timeout_s: float) -> SshEndpoint:
@@ -75,25 +69,8 @@ def parse_host_key(content: str) -> str | None:
     return line if _HOST_KEY_LINE.fullmatch(line) else None
 
 
-def console_tail(console: Path, lines: int = CONSOLE_LINES) -> str:
-    """The last lines of a serial console, made safe to print; "" where there is none."""
-    try:
-        with console.open("rb") as stream:
-            size = stream.seek(0, 2)
-            stream.seek(max(0, size - CONSOLE_TAIL_BYTES))
-            output = stream.read().decode("utf-8", "replace")
-    except OSError:
-        return ""
-    return "\n".join([line for line in map(printable, re.split(r"[\r\n]+", output)) if line][-lines:])
-
-
-def printable(line: str) -> str:
-    """A line without terminal control sequences, and with other control characters made visible."""
-    return text.printable(_CONTROL_SEQUENCE.sub("", line)).rstrip()
-
-
 def _evidence(files: MachineFiles) -> str:
-    parts = [daemon.tail(files.qemu_log), console_tail(files.console)]
+    parts = [daemon.tail(files.qemu_log), console.tail(files.console)]
     return "\n".join(part for part in parts if part) or "its serial console is empty"
 
 

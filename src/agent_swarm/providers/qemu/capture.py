@@ -27,7 +27,7 @@ from agent_swarm.events import Notice
 from agent_swarm.guest.agent import GuestAgent
 from agent_swarm.images import qcow2
 from agent_swarm.providers.qemu import layout, process
-from agent_swarm.providers.qemu.definition import ROOT_DRIVE, layer_node
+from agent_swarm.providers.qemu.definition import AGENT_CHANNEL, ROOT_DRIVE, layer_node
 from agent_swarm.providers.qemu.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 PING_TIMEOUT_S = 3.0
 THAW_ATTEMPTS = 3
+NO_AGENT = "no guest agent runs in it"
 NOT_FROZEN = "the guest's file systems were not frozen: the baseline's are as after a power cut"
 
 
@@ -77,11 +78,13 @@ def settle(files: MachineFiles, definition: MachineDefinition) -> MachineDefinit
     if process.find(files) is not None:
         with Monitor(files.qmp_socket) as monitor:
             active = monitor.active_node(ROOT_DRIVE)
+            listens = monitor.is_opened_by_guest(AGENT_CHANNEL)
         adopted = active == layer_node(pending)
         if not adopted and active != layer_node(definition.layer):
             message = f"machine {files.handle} writes to {active}, which is none of its layers"
             raise MachineError(message, hint="Stop the machine and start it again.")
-        _thaw_if_there(files)  # the caller may have been killed while the guest was frozen
+        if listens:
+            _thaw_after_kill(files)
     else:
         adopted = layer.exists()
     if not adopted:
@@ -106,6 +109,8 @@ def _settle_again(files: MachineFiles, definition: MachineDefinition) -> None:
 def _switch(files: MachineFiles, following: int, progress: Progress) -> None:
     with Monitor(files.qmp_socket) as monitor, ExitStack() as frozen:
         try:
+            if not monitor.is_opened_by_guest(AGENT_CHANNEL):
+                raise MachineError(NO_AGENT)
             agent = frozen.enter_context(GuestAgent(files.agent_socket))
             agent.call("guest-ping", timeout_s=PING_TIMEOUT_S)  # freezing has a long time limit
             frozen.callback(_thaw, agent)  # also after a freeze that failed half-way
@@ -115,14 +120,13 @@ def _switch(files: MachineFiles, following: int, progress: Progress) -> None:
         monitor.switch_to_overlay(ROOT_DRIVE, files.layer(following), layer_node(following))
 
 
-def _thaw_if_there(files: MachineFiles) -> None:
-    with ExitStack() as stack:
-        try:
-            agent = stack.enter_context(GuestAgent(files.agent_socket))
-        except MachineError:
-            return  # without an agent nothing was frozen
-        if agent.ping():
+def _thaw_after_kill(files: MachineFiles) -> None:
+    """The one who left the layer pending may have been killed while the guest was frozen."""
+    try:
+        with GuestAgent(files.agent_socket) as agent:
             _thaw(agent)
+    except MachineError as error:
+        logger.warning("the guest's agent cannot be reached: %s %s", error, error.details)
 
 
 def _thaw(agent: GuestAgent) -> None:

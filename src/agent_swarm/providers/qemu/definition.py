@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 ROOT_DRIVE = "root"
 """The id of the disk's drive; it stays the same when a snapshot puts a new file under it."""
 
+AGENT_CHANNEL = "agent0"
+"""The id of the guest agent's character device."""
+
 
 class MachineDefinition(msgspec.Struct, frozen=True):
     """machine.json. Paths are relative to the machine's directory."""
@@ -127,9 +130,9 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
         "-device",
         "virtio-serial-pci,id=serial0,bus=pcie.0,addr=0x5",
         "-chardev",
-        f"socket,id=agent0,path={escaped(launch.agent_socket)},server=on,wait=off",
+        f"socket,id={AGENT_CHANNEL},path={escaped(launch.agent_socket)},server=on,wait=off",
         "-device",
-        "virtserialport,id=agentport0,bus=serial0.0,nr=1,chardev=agent0,name=org.qemu.guest_agent.0",
+        f"virtserialport,id=agentport0,bus=serial0.0,nr=1,chardev={AGENT_CHANNEL},name=org.qemu.guest_agent.0",
         "-object",
         "rng-builtin,id=entropy0",
         "-device",

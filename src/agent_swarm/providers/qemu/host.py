@@ -139,9 +139,7 @@ def _uefi_of(descriptor: dict[str, Any], architecture: str, machine: str) -> Uef
         flash = descriptor["mapping"]
         if "uefi" not in descriptor["interface-types"] or flash["device"] != "flash":
             return None
-        if {"requires-smm", "secure-boot", "enrolled-keys", "amd-sev", "intel-tdx"} & {
-            *descriptor["features"]
-        }:
+        if {"requires-smm", "secure-boot", "enrolled-keys"} & {*descriptor["features"]}:
             return None
         parts = (flash["executable"], flash["nvram-template"])
         if any(part["format"] != "raw" for part in parts):

@@ -97,6 +97,12 @@ class Monitor:
         message = f"QEMU has no drive {drive!r}"
         raise MachineError(message)
 
+    def is_opened_by_guest(self, chardev: str) -> bool:
+        """Whether a program in the guest has the port of this character device open now."""
+        return any(
+            found["label"] == chardev and found["frontend-open"] for found in self._execute("query-chardev")
+        )
+
     def switch_to_overlay(self, drive: str, overlay: Path, node: str) -> None:
         """Have the drive write to `overlay` from now on, an empty qcow2 file that builds on its present file.
 

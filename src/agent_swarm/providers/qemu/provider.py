@@ -297,12 +297,16 @@ class QemuProvider:
     def _accelerator(
         self, files: MachineFiles, machine: MachineDefinition, qemu: host.Qemu, progress: Progress
     ) -> str:
+        uefi = None
+        if machine.firmware is Firmware.UEFI:
+            uefi = host.find_uefi(machine.architecture, machine.machine)
         subject = accelerator.Subject(
             image=machine.image,
             architecture=machine.architecture,
             machine=machine.machine,
             kernel=files.directory / machine.kernel if machine.kernel else None,
             disk=files.layer(machine.layer),
+            firmware_options=accelerator.trial_firmware(uefi.code, files.uefi_variables) if uefi else (),
         )
         return accelerator.choose(self._paths, self._config, self._environ, qemu, subject, progress)
 
