@@ -177,8 +177,8 @@ def test_a_signal_reaches_the_command_and_all_of_its_children(
 @pytest.mark.skipif(sys.platform != "linux", reason="the line that runs in guests reads Linux's /proc")
 def test_the_guest_s_signal_line_reaches_all_of_the_marked_session_and_no_other() -> None:
     def session_of(token: str) -> subprocess.Popen[bytes]:
-        # the second sleep is in a process group of its own, as timeout(1) puts itself
-        text = "timeout 600 sleep 600 & echo ready; exec sleep 600"
+        # timeout(1) makes a process group of its own
+        text = "timeout 600 sh -c 'echo ready; exec sleep 600' & exec sleep 600"
         return subprocess.Popen(
             ["bash", "-c", command_line(["bash", "-c", text], token)],
             stdout=subprocess.PIPE,

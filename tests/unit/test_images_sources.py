@@ -109,7 +109,18 @@ def test_an_unknown_source_is_answered_with_the_nearest_and_all_there_are(text: 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "nonsense", "ftp://h.example/x", "https://", "http://h:99999/x", "file://other/x", "debian:"]
+    "text",
+    [
+        "~no-such-user/x.img",
+        "a/b\0c",
+        "",
+        "nonsense",
+        "ftp://h.example/x",
+        "https://",
+        "http://h:99999/x",
+        "file://other/x",
+        "debian:",
+    ],
 )
 def test_what_is_no_source_is_refused(text: str) -> None:
     with pytest.raises(UsageError):

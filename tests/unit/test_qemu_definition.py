@@ -88,7 +88,7 @@ def test_resources_and_machine_type_are_the_definitions():
 
 @pytest.mark.parametrize(
     ("accelerator", "option", "cpu"),
-    [("tcg", "tcg,thread=multi", "max"), ("kvm", "kvm", "host"), ("hvf", "hvf", "host")],
+    [("tcg", "tcg,thread=multi,tb-size=128", "max"), ("kvm", "kvm", "host"), ("hvf", "hvf", "host")],
 )
 def test_the_processor_model_follows_the_accelerator(accelerator, option, cpu):
     words = argv(MACHINE, dataclasses.replace(LAUNCH, accelerator=accelerator))

@@ -66,12 +66,12 @@ def fake_passt(folder, usage: str) -> str:
 
 def test_a_new_passt_offers_the_forwarded_name_server_by_itself(tmp_path, local_resolver):
     options = dns_options(fake_passt(tmp_path, "  --dns-host ADDR"), local_resolver)
-    assert options == ["--dns-forward", "10.0.2.3"]
+    assert options == ["--dns-forward", "10.0.2.2"]
 
 
 def test_an_old_passt_is_told_what_to_offer(tmp_path, local_resolver):
     options = dns_options(fake_passt(tmp_path, "  --dns-forward ADDR"), local_resolver)
-    assert options == ["--dns", "127.0.0.53", "--dns", "10.0.2.3", "--dns-forward", "10.0.2.3"]
+    assert options == ["--dns", "127.0.0.53", "--dns", "10.0.2.2", "--dns-forward", "10.0.2.2"]
 
 
 def test_name_servers_that_the_guest_can_reach_need_nothing(tmp_path):

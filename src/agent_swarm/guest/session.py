@@ -137,7 +137,7 @@ def _signals() -> Iterator[tuple[int, int]]:
             stack.callback(signal.set_wakeup_fd, before)
             for number in FORWARDED:
                 handler = signal.getsignal(number)
-                if handler is not signal.SIG_IGN:
+                if handler not in (signal.SIG_IGN, None):
                     signal.signal(number, _noted)
                     stack.callback(signal.signal, number, handler)
         yield reader, writer

@@ -87,9 +87,8 @@ def parse(text: str, *, settings: ImageSettings, architecture: str, can_build: b
         return _ubuntu(text, rest, settings.ubuntu_mirror, DEBIAN_ARCHITECTURES[architecture])
     if separator and rest.startswith("//"):
         return _url(text)
-    path = Path(text).expanduser()
-    if text and ("/" in text or text.startswith("~") or path.is_file()):
-        path = path.absolute()
+    path = _path(text)
+    if path is not None:
         return FileSource(str(path), path)
     near = difflib.get_close_matches(text, NAMED, n=1, cutoff=0.4)
     meant = f"Did you mean {near[0]!r}? " if near else ""
@@ -143,6 +142,18 @@ def _url(text: str) -> Source:
         message = "the URL of an image must not hold a user name or password"
         raise UsageError(message, hint="Download the file yourself, and give its path.")
     return UrlSource(urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")), urlunsplit(parts))
+
+
+def _path(text: str) -> Path | None:
+    """The file that `text` means, None where it does not look like one."""
+    if not text or "\0" in text:
+        return None
+    try:
+        path = Path(text).expanduser().absolute()
+    except RuntimeError as error:  # "~name" of a user that there is not
+        message = f"{text!r} is no path of a disk image"
+        raise UsageError(message, details=str(error), hint="Give the whole path.") from error
+    return path if "/" in text or text.startswith("~") or path.is_file() else None
 
 
 def _short_hash(text: str) -> str:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 ROOT_DRIVE = "root"
 """The id of the disk's drive; it stays the same when a snapshot puts a new file under it."""
 
+TCG = "tcg,thread=multi,tb-size=128"
+"""The emulator, with 128 MiB for translated code. QEMU's default, 1 GiB, fills during one boot: 1,480 MB of the
+host for a machine of 1 GiB instead of 450, at the same speed (measured: 60 s of CPU for a boot either way)."""
+
 AGENT_CHANNEL = "agent0"
 """The id of the guest agent's character device."""
 
@@ -104,7 +108,7 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
     if launch.sandbox:  # a guest that breaks out of QEMU finds no exec, no setuid and no scheduler calls
         words += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     words += ["-machine", f"{definition.machine},memory-backend=ram0" + ("" if arm else ",vmport=off")]
-    words += ["-accel", "tcg,thread=multi" if launch.accelerator == "tcg" else launch.accelerator]
+    words += ["-accel", TCG if launch.accelerator == "tcg" else launch.accelerator]
     words += ["-cpu", cpu_model(launch.accelerator)]
     words += ["-smp", f"cpus={definition.cpus},sockets=1,cores={definition.cpus},threads=1"]
     words += ["-m", f"size={definition.memory_mib}M"]

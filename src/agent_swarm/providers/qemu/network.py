@@ -22,7 +22,9 @@ from agent_swarm.providers.qemu.daemon import Daemon
 LOOPBACK = "127.0.0.1"
 GUEST_ADDRESS = "10.0.2.15"
 GATEWAY = "10.0.2.2"
-NAME_SERVER = "10.0.2.3"
+NAME_SERVER = GATEWAY
+"""The address under which a name server of the host's loopback is lent to the guest. The gateway's, because passt
+of 2023 lets every answer from the loopback come from there."""
 START_TIMEOUT_S = 10.0
 
 SLIRP_WARNING = "with slirp networking a guest can reach services on the host's loopback; install passt"
