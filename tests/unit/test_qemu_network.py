@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent_swarm.providers.qemu.network import Slirp, dns_options, loopback_name_server, passt_argv
+from agent_swarm.providers.qemu.network import Slirp, dns_options, name_servers, passt_argv
 
 
 def words_after(words: list[str], option: str) -> list[str]:
@@ -30,50 +30,52 @@ def test_slirp_forwards_from_the_loopback_alone():
 
 
 @pytest.mark.parametrize(
-    ("text", "server"),
+    ("text", "servers"),
     [
-        ("nameserver 127.0.0.53\noptions edns0\n", "127.0.0.53"),
-        ("nameserver ::1\nnameserver 127.0.0.1\n", "127.0.0.1"),
-        ("nameserver 192.0.2.1\nnameserver 127.0.0.1\n", None),
-        ("nameserver 2001:db8::1\nnameserver 127.0.0.1\n", None),
-        ("nameserver fe80::1%eth0\n", None),
-        ("nameserver ::1\n", None),
-        ("# nameserver 127.0.0.1\nnameserver\nnameserver nonsense\n", None),
-        ("", None),
+        ("nameserver 127.0.0.53\noptions edns0\n", ["127.0.0.53"]),
+        ("nameserver ::1\nnameserver 192.0.2.1\n", ["::1", "192.0.2.1"]),
+        ("nameserver fe80::1%eth0\n", ["fe80::1"]),
+        ("# nameserver 127.0.0.1\nnameserver\nnameserver nonsense\nsearch nameserver\n", []),
+        ("", []),
     ],
 )
-def test_a_name_server_is_lent_only_where_all_of_them_are_on_the_loopback(tmp_path, text, server):
+def test_name_servers_are_read_as_the_resolver_reads_them(tmp_path, text, servers):
     (tmp_path / "resolv.conf").write_text(text)
-    assert loopback_name_server(tmp_path / "resolv.conf") == server
+    assert [str(server) for server in name_servers(tmp_path / "resolv.conf")] == servers
 
 
 def test_no_resolv_conf_means_no_name_server(tmp_path):
-    assert loopback_name_server(tmp_path / "resolv.conf") is None
+    assert name_servers(tmp_path / "resolv.conf") == []
 
 
-@pytest.fixture
-def local_resolver(tmp_path):
-    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.53\n")
-    return tmp_path / "resolv.conf"
+OLD, NEW = "  --dns-forward ADDR", "  --dns-host ADDR"
+FORWARD = ["--dns-forward", "10.0.2.2"]
 
 
-def fake_passt(folder, usage: str) -> str:
-    program = folder / "passt"
+@pytest.mark.parametrize(
+    ("resolv_conf", "upstream", "usage", "options"),
+    [
+        pytest.param("192.0.2.1", "", OLD, [], id="the guest can reach it"),
+        pytest.param("127.0.0.1 2001:db8::1", "", OLD, [], id="the guest can reach one"),
+        pytest.param("", "", OLD, [], id="the host has none"),
+        pytest.param("127.0.0.53", "192.0.2.1", NEW, FORWARD, id="a new passt lends the service"),
+        pytest.param(
+            "127.0.0.53",
+            "192.0.2.1 127.0.0.1 2001:db8::1",
+            OLD,
+            ["--dns", "192.0.2.1", "--dns", "2001:db8::1"],
+            id="an old passt offers what systemd-resolved asks",
+        ),
+        pytest.param(
+            "127.0.0.1", "", OLD, ["--dns", "10.0.2.2", *FORWARD], id="an old passt lends 127.0.0.1"
+        ),
+        pytest.param("::1", "", NEW, FORWARD, id="a loopback of IPv6"),
+    ],
+)
+def test_a_guest_has_a_name_server_wherever_the_host_has_one(tmp_path, resolv_conf, upstream, usage, options):
+    program = tmp_path / "passt"
     program.write_text(f"#!/bin/sh\necho '{usage}' >&2\n")
     program.chmod(0o755)
-    return str(program)
-
-
-def test_a_new_passt_offers_the_forwarded_name_server_by_itself(tmp_path, local_resolver):
-    options = dns_options(fake_passt(tmp_path, "  --dns-host ADDR"), local_resolver)
-    assert options == ["--dns-forward", "10.0.2.2"]
-
-
-def test_an_old_passt_is_told_what_to_offer(tmp_path, local_resolver):
-    options = dns_options(fake_passt(tmp_path, "  --dns-forward ADDR"), local_resolver)
-    assert options == ["--dns", "127.0.0.53", "--dns", "10.0.2.2", "--dns-forward", "10.0.2.2"]
-
-
-def test_name_servers_that_the_guest_can_reach_need_nothing(tmp_path):
-    (tmp_path / "resolv.conf").write_text("nameserver 192.0.2.1\n")
-    assert dns_options("passt", tmp_path / "resolv.conf") == []
+    for name, servers in (("resolv.conf", resolv_conf), ("upstream", upstream)):
+        (tmp_path / name).write_text("".join(f"nameserver {server}\n" for server in servers.split()))
+    assert dns_options(str(program), tmp_path / "resolv.conf", tmp_path / "upstream") == options

@@ -102,7 +102,7 @@ def choose(
 ) -> str:
     """The accelerator to start a machine with. The first time for an image this boots its kernel.
 
-    A fallback is told as a Notice. Two callers at once probe once.
+    A fallback is told as a Notice when it is found out. Two callers at once probe once.
     """
     asked = wanted(config, environ)
     if asked != "auto":
@@ -120,10 +120,11 @@ def choose(
                 progress(Notice(f"trying {name.upper()} with this image for the first time"))
                 verdicts = {**verdicts, key: try_out(name, qemu, subject)}
                 write_atomically(paths.accelerators, msgspec.json.format(msgspec.json.encode(verdicts)))
+                reason = verdicts[key].reason
             if verdicts[key].works:
                 return name
-            reason = verdicts[key].reason
-    progress(Notice(f"{name.upper()} is not used, software emulation (TCG) is: {reason}"))
+    if reason:  # what an earlier trial found is not said at every start: `providers` and `doctor` do
+        progress(Notice(f"{name.upper()} is not used, software emulation (TCG) is: {reason}"))
     return "tcg"
 
 

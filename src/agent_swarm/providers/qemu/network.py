@@ -25,6 +25,7 @@ GATEWAY = "10.0.2.2"
 NAME_SERVER = GATEWAY
 """The address under which a name server of the host's loopback is lent to the guest. The gateway's, because passt
 of 2023 lets every answer from the loopback come from there."""
+NAME_SERVERS_MAX = 3
 START_TIMEOUT_S = 10.0
 
 SLIRP_WARNING = "with slirp networking a guest can reach services on the host's loopback; install passt"
@@ -119,37 +120,43 @@ def passt_argv(binary: str, *, descriptor: int, ssh_port: int, dns: list[str]) -
     ]
 
 
-def dns_options(binary: str, resolv_conf: Path = Path("/etc/resolv.conf")) -> list[str]:
-    """What lets the guest ask a name server on the host's loopback (systemd-resolved, dnsmasq): that one service
-    of the loopback is lent to it under an address of its own. [] where the host's name servers can be
-    reached by all.
+def dns_options(
+    binary: str,
+    resolv_conf: Path = Path("/etc/resolv.conf"),
+    upstream: Path = Path("/run/systemd/resolve/resolv.conf"),
+) -> list[str]:
+    """What gives the guest a name server where the host's own are all on its loopback (systemd-resolved, dnsmasq).
+
+    [] where the guest can reach one of the host's by itself. `upstream` is where systemd-resolved lists the
+    servers that it asks in turn.
     """
-    local = loopback_name_server(resolv_conf)
-    if local is None:
+    found = name_servers(resolv_conf)
+    if not found or any(not server.is_loopback for server in found):
         return []
     usage = runner.run([binary, "--help"], timeout_s=10, check=False)
-    if b"--dns-host" in usage.stdout + usage.stderr:  # since 2024_10: offers the forwarding address by itself
+    if b"--dns-host" in usage.stdout + usage.stderr:  # since 2024_10: lends the guest that one service
         return ["--dns-forward", NAME_SERVER]
-    # before: the first -D is what is forwarded to and, being on the loopback, not offered; the second is offered
-    return ["--dns", local, "--dns", NAME_SERVER, "--dns-forward", NAME_SERVER]
+    asked = [server for server in name_servers(upstream) if not server.is_loopback]
+    if asked:
+        return [word for server in asked[:NAME_SERVERS_MAX] for word in ("--dns", str(server))]
+    # an older passt forwards to 127.0.0.1, whatever it is told, when it is told what to offer
+    return ["--dns", NAME_SERVER, "--dns-forward", NAME_SERVER]
 
 
-def loopback_name_server(resolv_conf: Path) -> str | None:
-    """The host's IPv4 name server where it has none but such on its loopback, else None."""
+def name_servers(resolv_conf: Path) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """The name servers of a file in resolv.conf(5)'s format, in its order; [] where there is no file."""
     try:
         lines = resolv_conf.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return None
+        return []
     found = []
     for words in (line.split() for line in lines):
         if len(words) >= 2 and words[0] == "nameserver":
             try:
                 found.append(ipaddress.ip_address(words[1].partition("%")[0]))
             except ValueError:
-                continue  # resolv.conf(5): what cannot be parsed is ignored
-    if any(not address.is_loopback for address in found):
-        return None
-    return next((str(address) for address in found if address.version == 4), None)
+                continue  # what cannot be parsed is ignored, as the resolver does
+    return found
 
 
 def free_port() -> int:
