@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,15 +20,29 @@ import pytest
 
 from agent_swarm.config import Config, ResourceSettings
 from agent_swarm.events import Event, Notice, OutputLine, StepDone
-from agent_swarm.model import Environment, Image
 from agent_swarm.operations.requests import ResourceRequest
 from agent_swarm.paths import Paths
 
 if TYPE_CHECKING:
+    from agent_swarm.model import Environment, Image
     from agent_swarm.swarm import Swarm
 
 IMAGE = "build:trixie"
 SMALL = ResourceRequest(cpus=2, memory_mib=1024, disk_gib=20)
+
+
+_RUNTIME = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Temporary paths of tests are too long for sockets: those go to a directory that goes with the run."""
+    directory = Path(tempfile.mkdtemp(prefix="swarm-"))
+    config.stash[_RUNTIME] = directory
+    os.environ["XDG_RUNTIME_DIR"] = str(directory)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[_RUNTIME], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -111,9 +111,7 @@ def assert_sound(swarm):
         assert set(owned[found.id].baselines) == known
     running = {found.id for found in environments if found.status is Status.RUNNING}
     assert {owner for owner, _pid in processes_of(swarm)} == running
-    remains = [path for path in swarm.paths.fake.rglob("*.partial")] + list(
-        swarm.paths.fake.rglob("*.deleting")
-    )
+    remains = list(swarm.paths.fake.rglob("*.partial")) + list(swarm.paths.fake.rglob("*.deleting"))
     assert remains == []
     assert [item.what for item in swarm.gc(dry_run=True)] == []
 

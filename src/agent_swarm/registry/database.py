@@ -37,7 +37,9 @@ def connect(path: Path) -> sqlite3.Connection:
         )
     with translated(path):
         # each thread has a connection of its own; closing them all is one thread's work
-        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
         try:
             _migrate(connection, path)
             connection.execute("PRAGMA foreign_keys = ON")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -75,6 +74,8 @@ def mac_address(environment: EnvironmentId) -> str:
 
 
 def machine_uuid(environment: EnvironmentId) -> str:
+    import uuid
+
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"agent-swarm:{environment}"))
 
 

@@ -5,7 +5,6 @@ Source: https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from agent_swarm.errors import MachineError
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Coroutine
     from pathlib import Path
     from types import TracebackType
@@ -41,6 +41,8 @@ class Monitor:
         self._client: QMPClient | None = None
 
     def __enter__(self) -> Self:
+        import asyncio
+
         from qemu.qmp import ConnectError, QMPClient
 
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what it also raises
@@ -117,6 +119,8 @@ class Monitor:
         return self._run(self._client.execute(command, arguments), command)
 
     def _run(self, work: Coroutine[Any, Any, Result], what: str) -> Result:
+        import asyncio
+
         from qemu.qmp import QMPError
 
         async def limited() -> Result:
@@ -133,10 +137,12 @@ class Monitor:
             raise MachineError(message, details=str(error)) from error
 
     def _close(self) -> None:
-        from qemu.qmp import QMPError
-
         if self._runner is None:
             return
+        import asyncio
+
+        from qemu.qmp import QMPError
+
         try:
             if self._client is not None:
                 self._runner.run(asyncio.wait_for(self._client.disconnect(), self._timeout_s))

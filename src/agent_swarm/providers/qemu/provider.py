@@ -1,7 +1,8 @@
 """QEMU as a provider: machines of this host, as processes of this user. Implements providers/base.py.
 
 Each method reads as its steps; the work is in the modules beside: layout (files), definition (command line),
-launch, boot, shutdown, capture, process (which QEMU is ours), accelerator, network, host.
+launch, boot, shutdown, capture, process (which QEMU is ours), accelerator, network, host. Modules that change
+or start something are imported by the methods that use them: `list` needs none of them.
 """
 
 from __future__ import annotations
@@ -15,22 +16,9 @@ from typing import TYPE_CHECKING
 from agent_swarm import files as filesystem
 from agent_swarm import processes
 from agent_swarm.errors import MachineError, SwarmError
-from agent_swarm.guest.cloudinit import write_iso
-from agent_swarm.images import qcow2
 from agent_swarm.model import BaselineId, EnvironmentId, Firmware, Kind, MachineState, MachineStatus
 from agent_swarm.providers.base import FromImage, OwnedMachine, Readiness
-from agent_swarm.providers.qemu import (
-    accelerator,
-    boot,
-    capture,
-    definition,
-    host,
-    launch,
-    layout,
-    network,
-    process,
-    shutdown,
-)
+from agent_swarm.providers.qemu import definition, layout, process
 from agent_swarm.providers.qemu.chain import Chain
 
 if TYPE_CHECKING:
@@ -46,6 +34,7 @@ if TYPE_CHECKING:
         Snapshots,
         Suspend,
     )
+    from agent_swarm.providers.qemu import host
     from agent_swarm.providers.qemu.definition import MachineDefinition
     from agent_swarm.providers.qemu.layout import MachineFiles
 
@@ -71,6 +60,8 @@ class QemuProvider:
         self._qemus: dict[str, host.Qemu] = {}
 
     def probe(self) -> Readiness:
+        from agent_swarm.providers.qemu import accelerator, host, launch, network
+
         architecture = definition.native_architecture()
         missing, needs, warnings = [], [], []
         try:
@@ -106,6 +97,10 @@ class QemuProvider:
         )
 
     def create(self, spec: MachineSpec, progress: Progress) -> str:  # noqa: ARG002 - takes well under a second
+        from agent_swarm.guest.cloudinit import write_iso
+        from agent_swarm.images import qcow2
+        from agent_swarm.providers.qemu import host
+
         files = layout.MachineFiles.of(self._paths, spec.kind, spec.id)
         if definition.load(files) is not None:
             return files.handle
@@ -147,6 +142,8 @@ class QemuProvider:
         return files.handle
 
     def start(self, handle: str, progress: Progress) -> None:
+        from agent_swarm.providers.qemu import capture, launch
+
         files, machine = self._existing(handle)
         qemu = self._qemu(machine.architecture)
         machine = capture.settle(files, machine)
@@ -162,10 +159,14 @@ class QemuProvider:
         )
 
     def endpoint(self, handle: str, *, timeout_s: float, progress: Progress) -> Endpoint:  # noqa: ARG002 - one wait
+        from agent_swarm.providers.qemu import boot
+
         files, _ = self._existing(handle)
         return boot.wait_for_endpoint(files, timeout_s=timeout_s)
 
     def stop(self, handle: str, *, force: bool = False, timeout_s: float = 90.0) -> None:
+        from agent_swarm.providers.qemu import shutdown
+
         shutdown.stop(layout.parse_handle(self._paths, handle), force=force, timeout_s=timeout_s)
 
     def delete(self, handle: str) -> None:
@@ -174,6 +175,8 @@ class QemuProvider:
         self._remove(files)
 
     def capture(self, handle: str, baseline: BaselineId, progress: Progress) -> str:
+        from agent_swarm.providers.qemu import capture
+
         files, machine = self._existing(handle)
         if not files.baseline(baseline).exists():
             self._refuse_broken(files, machine)
@@ -181,6 +184,8 @@ class QemuProvider:
         return layout.baseline_handle(files, baseline)
 
     def discard(self, handle: str, baseline: BaselineId) -> None:
+        from agent_swarm.providers.qemu import capture
+
         files = layout.parse_handle(self._paths, handle)
         machine = definition.load(files)
         if machine is not None:
@@ -263,6 +268,8 @@ class QemuProvider:
             filesystem.remove_tree(remains)
 
     def _qemu(self, architecture: str) -> host.Qemu:
+        from agent_swarm.providers.qemu import host
+
         if architecture not in self._qemus:
             self._qemus[architecture] = host.find_qemu(architecture)
         return self._qemus[architecture]
@@ -297,6 +304,8 @@ class QemuProvider:
     def _accelerator(
         self, files: MachineFiles, machine: MachineDefinition, qemu: host.Qemu, progress: Progress
     ) -> str:
+        from agent_swarm.providers.qemu import accelerator, host
+
         uefi = None
         if machine.firmware is Firmware.UEFI:
             uefi = host.find_uefi(machine.architecture, machine.machine)
