@@ -45,8 +45,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_RUNTIME], ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first; tests that boot machines share two groups, so that fixtures are made once."""
+    """Fast tests first. Tests of the shared machines are one group, so that those are booted once."""
     items.sort(key=lambda item: item.get_closest_marker("machine") is not None)
     for item in items:
         if item.get_closest_marker("machine") is not None and item.get_closest_marker("xdist_group") is None:
