@@ -19,6 +19,7 @@ import msgspec
 from agent_swarm.files import write_atomically
 
 _PROC = Path("/proc/self")
+EXEC_TIMEOUT_S = 1.0
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
@@ -31,8 +32,13 @@ class ProcessRecord(msgspec.Struct, frozen=True):
 
 
 def describe(pid: int, marker: str) -> ProcessRecord | None:
-    """A record of a process that runs now and carries `marker`; None where there is none."""
-    seen = _look(pid)
+    """A record of a process that runs now and carries `marker`; None where there is none.
+
+    A program that was started just now has no arguments to read for an instant: that is waited for.
+    """
+    deadline = time.monotonic() + EXEC_TIMEOUT_S
+    while (seen := _look(pid)) is not None and not seen[1] and time.monotonic() < deadline:
+        time.sleep(0.001)
     if seen is None or marker not in seen[1]:
         return None
     return ProcessRecord(pid=pid, start_time=seen[0], boot_id=_boot_id(), marker=marker)

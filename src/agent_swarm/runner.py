@@ -7,10 +7,12 @@ end of stderr. Interactive sessions are guest/session.py's.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -90,6 +92,8 @@ def stream(
             stderr=subprocess.STDOUT,
             cwd=cwd,
             env={**os.environ, **environ} if environ else None,
+            # a group of its own: it can be ended whole, and mmdebstrap, which signals its group, cannot end us
+            start_new_session=True,
         )
     except OSError as error:
         raise _not_started(words[0], error) from error
@@ -101,15 +105,21 @@ def stream(
                 kept = [*kept[-STDERR_KEPT_LINES + 1 :], line]
                 on_line(line)
         except BaseException:
-            process.terminate()
+            _signal_group(process, signal.SIGTERM)
             try:
                 process.wait(ENDING_S)
             except subprocess.TimeoutExpired:
-                process.kill()  # `with` waits for its end
+                _signal_group(process, signal.SIGKILL)  # `with` waits for its end
             raise
     if process.returncode != 0:
         message = _failed(words[0], process.returncode)
         raise CommandError(message, returncode=process.returncode, details="\n".join(kept))
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    if process.poll() is None:  # not reaped, so the group's number is still its own
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 def _not_started(program: str, error: OSError) -> SwarmError:

@@ -56,7 +56,7 @@ def recover(context: Context) -> list[Operation]:
 
 def _sweep(context: Context) -> None:
     """Remove the lock files and logs that a kill left of a machine that has no record, or none any more."""
-    locked = [path for path in context.paths.locks.iterdir() if path.suffix in {".change", ".use"}]
+    locked = [path for path in context.paths.locks.iterdir() if path.suffix in {".change", ".use", ".ssh"}]
     logged = [path for path in context.paths.logs.iterdir() if path.is_dir()]
     owners = {EnvironmentId(path.stem) for path in (*locked, *logged)}
     for owner in owners - context.registry.ids():
@@ -127,5 +127,5 @@ def remove_machine(context: Context, environment: Environment) -> None:
 def forget_files(context: Context, environment: EnvironmentId) -> None:
     """Remove the logs and lock files of an environment that is no more. The caller holds its change lock."""
     remove_tree(context.paths.setup_log(environment).parent)
-    for name in ("use", "change"):
+    for name in ("use", "ssh", "change"):
         locks.forget(context.paths.lock(f"{environment}.{name}"))

@@ -66,11 +66,9 @@ def start(
         undo = stack.enter_context(ExitStack())
         undo.callback(_give_up, files, daemon)
         _wait_until_up(files, daemon)
-        # not earlier: for a moment after exec the kernel shows no argument vector. Until then the pid file serves
-        # the kernel lets Popen return a moment before the new argument vector can be read
-        while (record := processes.describe(daemon.pid, files.marker)) is None:
-            if daemon.ended(within_s=0.001):
-                raise _failed(daemon)
+        record = processes.describe(daemon.pid, files.marker)  # until it is saved the pid file serves
+        if record is None:
+            raise _failed(daemon)
         processes.save(files.process_record, record)
         link.check()
         undo.pop_all()  # from here on QEMU alone holds the lock and the network
