@@ -3,7 +3,6 @@
 Machines are expensive in emulation, so one base image is built per recipe and kept outside the tree
 (AGENT_SWARM_TEST_CACHE, else the user's cache directory), and one project and one task are booted per
 run: a test that only runs commands uses `guest`; one that stops, breaks or deletes makes its own.
-Tests that need the shared machines carry the same xdist group, so that they boot once.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from agent_swarm.config import Config, ResourceSettings
+from agent_swarm.config import Config, ResourceSettings, TimeoutSettings
 from agent_swarm.events import Event, Notice, OutputLine, StepDone
 from agent_swarm.operations.requests import ResourceRequest
 from agent_swarm.paths import Paths
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from agent_swarm.swarm import Swarm
 
 IMAGE = "build:trixie"
+BOOT_S = 900.0
+"""Six machines may boot at once on two emulated cores."""
 SMALL = ResourceRequest(cpus=2, memory_mib=1024, disk_gib=20)
 
 
@@ -45,13 +46,37 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_RUNTIME], ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first. Tests of the shared machines are one group, so that those are booted once."""
+    """Fast tests first."""
     items.sort(key=lambda item: item.get_closest_marker("machine") is not None)
-    for item in items:
-        if item.get_closest_marker("machine") is not None and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group("machines"))
+
+
+SHARED_MACHINES = (
+    "tests/integration/test_machines.py",
+    "tests/integration/test_qemu_guest.py",
+    "tests/integration/test_ssh_connection.py",
+    "tests/integration/test_ssh_copy.py",
+    "tests/integration/test_ssh_run.py",
+)
+"""Files whose tests use the machines that are booted once: all of them go to one worker."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Which tests stay together on a worker. By our own rule: pytest-xdist 3.8 cannot see its groups' names
+    in the node ids of pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class BySharedFixtures(LoadScopeScheduling):  # type: ignore[misc] # untyped
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, test = nodeid.partition("::")
+            if file in SHARED_MACHINES:
+                return "shared machines"
+            if file.startswith("tests/contract/"):
+                return f"{file}::{test.partition('::')[0]}"  # a class shares its provider and its machines
+            return nodeid
+
+    return BySharedFixtures(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -124,7 +149,9 @@ def machines(machine_home: Paths):
     from agent_swarm.swarm import Swarm
 
     config = Config(
-        provider="qemu", resources=ResourceSettings(cpus=SMALL.cpus, memory_mib=SMALL.memory_mib, disk_gib=20)
+        provider="qemu",
+        resources=ResourceSettings(cpus=SMALL.cpus, memory_mib=SMALL.memory_mib, disk_gib=20),
+        timeouts=TimeoutSettings(boot_s=BOOT_S),
     )
     with Swarm(paths=machine_home, config=config, progress=show) as swarm:
         yield swarm

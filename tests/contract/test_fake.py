@@ -3,8 +3,6 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-import pytest
-
 from agent_swarm.providers.fake import create_provider
 from agent_swarm.testing.provider_contract import ProviderContract, ProviderSubject, RunningMachineContract
 
@@ -21,11 +19,9 @@ class FakeSubject(ProviderSubject):
         shutil.rmtree(context.paths.fake / identifier / "disk")
 
 
-@pytest.mark.xdist_group("fake")
 class TestFake(FakeSubject, ProviderContract):
     kill_instants = None
 
 
-@pytest.mark.xdist_group("running-fake")
 class TestRunningFake(FakeSubject, RunningMachineContract):
     pass

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 
 class QemuSubject(ProviderSubject):
+    boot_timeout_s = 900.0  # beside the boots of the shared machines
     create_provider = staticmethod(create_provider)
 
     @classmethod
@@ -32,7 +33,6 @@ class QemuSubject(ProviderSubject):
         (context.paths.machine(Kind.PROJECT, identifier) / "layers" / "0001.qcow2").unlink()
 
 
-@pytest.mark.xdist_group("qemu-contract")
 class TestQemu(QemuSubject, ProviderContract):
     resources: ClassVar[Resources] = RESOURCES
     kill_instants = None

@@ -16,14 +16,21 @@ if TYPE_CHECKING:
     from agent_swarm.providers.base import Provider
 
 
-def bring_up(context: Context, change: Change, provider: Provider, handle: str) -> None:
+INSTALL_AGENT_S = 600.0
+"""What a first boot may take longer when cloud-init has to install the guest agent from the network."""
+
+
+def bring_up(
+    context: Context, change: Change, provider: Provider, handle: str, *, installs_agent: bool = False
+) -> None:
     """Start the machine and return when a first session works.
 
     The registry then holds its endpoint, ssh/config names it, and the shared connection is open.
     Raises BootError with the end of the console log.
     """
     environment = change.environment
-    deadline = time.monotonic() + context.config.timeouts.boot_s
+    limit_s = context.config.timeouts.boot_s + (INSTALL_AGENT_S if installs_agent else 0.0)
+    deadline = time.monotonic() + limit_s
     with change.step("start machine"):
         provider.start(handle, context.progress)
     with change.step("boot"):

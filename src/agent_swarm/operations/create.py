@@ -130,11 +130,13 @@ def _make(
     force: bool,
 ) -> Environment:
     provider = context.provider(environment.provider)
+    # a task has the agent from its project
+    install_agent = environment.kind is Kind.PROJECT and not image.has_guest_agent
     seed = cloudinit.make_seed(
         environment=environment.id,
         host_name=environment.name,
         authorized_key=keys.ensure_client_key(context.paths),
-        install_agent=not image.has_guest_agent,
+        install_agent=install_agent,
     )
     spec = MachineSpec(
         id=environment.id,
@@ -172,7 +174,7 @@ def _make(
         with change.step("make machine"):
             handle = provider.create(spec, context.progress)
             context.registry.set_handle(environment.id, handle)
-        bring_up(context, change, provider, handle)
+        bring_up(context, change, provider, handle, installs_agent=install_agent)
         if then is not None:
             try:
                 then(change, provider, handle)

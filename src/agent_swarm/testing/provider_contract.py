@@ -15,7 +15,7 @@
 
 `ProviderContract` starts machines but never waits for one to boot. `RunningMachineContract` boots four,
 shared by its tests. Both have fixtures of class scope, so with pytest-xdist a class belongs in one
-worker: `--dist loadscope`, or `--dist loadgroup` and `@pytest.mark.xdist_group` on the subclass.
+worker: `--dist loadscope`.
 `ProviderSubject` (subject.py) says what can be overridden. It needs pytest and psutil.
 """
 
