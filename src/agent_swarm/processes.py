@@ -20,6 +20,8 @@ from agent_swarm.files import write_atomically
 
 _PROC = Path("/proc/self")
 EXEC_TIMEOUT_S = 1.0
+PF_KTHREAD = 0x00200000
+"""A thread of the kernel (include/linux/sched.h): it runs no program and never has arguments."""
 
 
 class ProcessRecord(msgspec.Struct, frozen=True):
@@ -103,7 +105,7 @@ def memory_bytes(pid: int) -> int | None:
 
 
 def _look(pid: int) -> tuple[float, str] | None:
-    """Start time and argument vector of a live process, None for a dead or zombie one."""
+    """Start time and argument vector of a live program; None for a dead one, a zombie, a kernel thread."""
     if _PROC.is_dir():
         try:
             stat = Path(f"/proc/{pid}/stat").read_bytes()
@@ -111,7 +113,7 @@ def _look(pid: int) -> tuple[float, str] | None:
         except OSError:
             return None
         fields = stat.rpartition(b")")[2].split()  # proc(5): the name, in parentheses, may hold anything
-        if fields[0] in (b"Z", b"X"):
+        if fields[0] in (b"Z", b"X") or int(fields[6]) & PF_KTHREAD:
             return None
         return float(fields[19]), arguments.replace(b"\0", b" ").decode("utf-8", "surrogateescape")
     return _look_elsewhere(pid)
