@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -445,6 +446,31 @@ def test_the_whole_definition_is_accepted_by_the_real_qemu(context, provider, tm
 def test_no_monitor_listens_for_a_stopped_machine(context, project):
     with pytest.raises(NotListeningError), Monitor(files_of(context, project).qmp_socket):
         pass
+
+
+def test_a_full_queue_before_the_monitor_is_waited_for(context, running):
+    path = files_of(context, running).qmp_socket
+
+    def status() -> str:
+        with Monitor(path) as monitor:
+            return monitor.status()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as waiting:
+        with Monitor(path):  # QEMU serves one at a time
+            for _ in range(50):
+                another = waiting.enter_context(socket.socket(socket.AF_UNIX))
+                another.setblocking(False)
+                try:
+                    another.connect(str(path))
+                except BlockingIOError:
+                    break
+            else:
+                pytest.fail("the queue never got full")
+            with pytest.raises(MachineError, match="busy"), Monitor(path, timeout_s=0.3):
+                pass
+            late = pool.submit(status)
+            waiting.close()
+        assert late.result(timeout=60) == "running"
 
 
 def test_what_qemu_refuses_is_a_machine_error_with_its_words(context, running):

@@ -6,6 +6,7 @@ Source: https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -28,14 +29,44 @@ class NotListeningError(MachineError):
     """No QEMU listens on the socket: not yet, or not any more."""
 
 
+def dial(path: Path, timeout_s: float) -> socket.socket:
+    """Connect to a Unix socket; wait for a place in its queue, which a QEMU that serves another keeps short.
+
+    asyncio takes the refusal of a full queue (EAGAIN) for a connection under way, and fails later: hence this.
+
+    Raises: NotListeningError, MachineError after `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.setblocking(False)
+        try:
+            connection.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            connection.close()
+            message = "QEMU's control channel is closed"
+            raise NotListeningError(message, details=str(error)) from error
+        except BlockingIOError as error:
+            connection.close()
+            if time.monotonic() > deadline:
+                message = f"QEMU was busy with others for {timeout_s:.0f} s"
+                raise MachineError(message, hint="Try again in a moment.") from error
+            time.sleep(BUSY_POLL_S)
+        except BaseException:
+            connection.close()
+            raise
+        else:
+            return connection
+
+
 class Monitor:
     """One connection to a running QEMU; a context manager. QEMU serves one at a time.
 
     Every method raises MachineError when QEMU refuses, is gone, or does not answer within `timeout_s`.
     """
 
-    def __init__(self, socket: Path, *, timeout_s: float = 10.0) -> None:
-        self._socket = socket
+    def __init__(self, path: Path, *, timeout_s: float = 10.0) -> None:
+        self._path = path
         self._timeout_s = timeout_s
         self._runner: asyncio.Runner | None = None
         self._client: QMPClient | None = None
@@ -43,28 +74,17 @@ class Monitor:
     def __enter__(self) -> Self:
         import asyncio
 
-        from qemu.qmp import ConnectError, QMPClient
+        from qemu.qmp import QMPClient
 
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what it also raises
+        connection = dial(self._path, self._timeout_s)
         self._runner = asyncio.Runner()
         self._client = QMPClient("agent-swarm")
-        deadline = time.monotonic() + self._timeout_s
         try:
-            while True:
-                try:
-                    self._run(self._client.connect(str(self._socket)), "connect")
-                except MachineError as error:
-                    cause = error.__cause__.exc if isinstance(error.__cause__, ConnectError) else None
-                    if isinstance(cause, FileNotFoundError | ConnectionRefusedError):
-                        message = "QEMU's control channel is closed"
-                        raise NotListeningError(message, details=str(cause)) from error
-                    if not isinstance(cause, BlockingIOError) or time.monotonic() > deadline:
-                        raise
-                    time.sleep(BUSY_POLL_S)  # others wait for QEMU's attention already
-                else:
-                    break
+            self._run(self._client.connect(connection), "connect")
         except BaseException:
             self._close()
+            connection.close()
             raise
         return self
 
