@@ -24,7 +24,7 @@ from agent_swarm.model import (
     Status,
 )
 from agent_swarm.paths import Paths
-from agent_swarm.providers.base import FromBaseline, FromImage, MachineSpec, ProviderContext
+from agent_swarm.providers.base import FromPoint, FromImage, MachineSpec, ProviderContext
 from agent_swarm.providers.discovery import load
 from agent_swarm.registry import Registry
 from agent_swarm.registry.registry import new_environment_id
@@ -112,7 +112,7 @@ def fill(paths: Paths, count: int) -> None:
     model = dataclasses.replace(
         _environment(Kind.TASK, "task-0001", image.digest), baseline_id=baseline.id, parent_id=project.id
     )
-    made = provider.create(_spec(model, FromBaseline(handle, image)), lambda _: None)
+    made = provider.create(_spec(model, FromPoint(handle, image)), lambda _: None)
     tasks = [dataclasses.replace(model, handle=made)]
     for number in range(2, count):
         identifier = new_environment_id()
@@ -183,7 +183,7 @@ def _environment(kind: Kind, name: str, image: ImageDigest) -> Environment:
     )
 
 
-def _spec(environment: Environment, source: FromImage | FromBaseline) -> MachineSpec:
+def _spec(environment: Environment, source: FromImage | FromPoint) -> MachineSpec:
     return MachineSpec(
         id=environment.id,
         kind=environment.kind,

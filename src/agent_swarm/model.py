@@ -23,8 +23,11 @@ InstallationId = NewType("InstallationId", str)
 EnvironmentId = NewType("EnvironmentId", str)
 """12 hex digits; names the machine's files, sockets and processes, so it stays short."""
 
-BaselineId = NewType("BaselineId", str)
-"""12 hex digits."""
+PointId = NewType("PointId", str)
+"""12 hex digits; one point in a machine's life that was captured: a baseline or a checkpoint."""
+
+BaselineId = PointId
+CheckpointId = PointId
 
 OperationId = NewType("OperationId", int)
 
@@ -63,6 +66,7 @@ class Status(StrEnum):
     CREATING = "creating"
     RUNNING = "running"
     STOPPED = "stopped"
+    SUSPENDED = "suspended"
     FAILED = "failed"
     DELETING = "deleting"
     BROKEN = "broken"
@@ -73,6 +77,8 @@ class MachineState(StrEnum):
 
     RUNNING = "running"
     STOPPED = "stopped"
+    SUSPENDED = "suspended"
+    """It does not run, and the next start goes on from memory that was saved."""
     BROKEN = "broken"
     ABSENT = "absent"
 

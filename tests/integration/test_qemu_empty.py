@@ -19,15 +19,15 @@ from agent_swarm.errors import BootError, MachineError, ProviderUnavailableError
 from agent_swarm.events import Notice, ignore
 from agent_swarm.files import remove_tree
 from agent_swarm.images import qcow2
-from agent_swarm.model import BaselineId, Firmware, MachineState
-from agent_swarm.providers.base import FromBaseline, FromImage, ProviderContext
+from agent_swarm.model import Firmware, MachineState, PointId
+from agent_swarm.providers.base import FromImage, FromPoint, ProviderContext
 from agent_swarm.providers.qemu import capture, definition, host, launch, layout, network, process
 from agent_swarm.providers.qemu.monitor import Monitor, NotListeningError
 from agent_swarm.providers.qemu.provider import QemuProvider
 from agent_swarm.testing import child
 from tests.support.qemu import empty_image, emulated, spec
 
-ONE, TWO = BaselineId("1" * 12), BaselineId("2" * 12)
+ONE, TWO = PointId("1" * 12), PointId("2" * 12)
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_a_disk_whose_header_is_overwritten_is_broken(context, provider, project
 def test_a_missing_base_breaks_project_and_task_and_no_other(context, provider, project, image, tmp_path):
     (tmp_path / "other").mkdir()
     sound = provider.create(spec(FromImage(empty_image(tmp_path / "other"))), ignore)
-    task = provider.create(spec(FromBaseline(provider.capture(project, ONE, ignore), image)), ignore)
+    task = provider.create(spec(FromPoint(provider.capture(project, ONE, ignore), image)), ignore)
     image.disk.rename(image.disk.with_name("moved"))
     assert provider.inspect(project).state is MachineState.BROKEN
     assert provider.inspect(task).reason.endswith("disk.qcow2 is missing")
@@ -275,11 +275,11 @@ def test_a_full_disk_during_a_capture_leaves_the_machine_as_it_was(context, prov
     before = definition.load(files_of(context, project))
     with pytest.raises(SwarmError), full_disk():
         provider.capture(project, ONE, ignore)
-    assert next(provider.list_owned()).baselines == []
+    assert next(provider.list_owned()).points == []
     assert definition.load(files_of(context, project)) == before
     assert provider.inspect(project).state is (MachineState.RUNNING if runs else MachineState.STOPPED)
     provider.capture(project, ONE, ignore)
-    assert next(provider.list_owned()).baselines == [ONE]
+    assert next(provider.list_owned()).points == [ONE]
     provider.stop(project, force=True)
 
 
@@ -290,8 +290,8 @@ def test_the_state_directory_can_be_moved(context, provider, image, tmp_path):
     (tmp_path / "state" / "base-images" / "x").mkdir()
     inside = empty_image(tmp_path / "state" / "base-images" / "x")
     project = provider.create(spec(FromImage(inside)), ignore)
-    baseline = provider.capture(project, ONE, ignore)
-    task = provider.create(spec(FromBaseline(baseline, inside)), ignore)
+    point = provider.capture(project, ONE, ignore)
+    task = provider.create(spec(FromPoint(point, inside)), ignore)
     context.paths.home.rename(tmp_path / "elsewhere")
     moved = QemuProvider(emulated(tmp_path / "elsewhere"))
     assert moved.inspect(task).state is MachineState.STOPPED
@@ -308,9 +308,9 @@ def test_a_live_capture_holds_what_was_written_before_and_not_what_came_after(
     context, provider, running, image
 ):
     write(context, running, 0x41)
-    baseline = provider.capture(running, ONE, ignore)
+    point = provider.capture(running, ONE, ignore)
     write(context, running, 0x42)
-    task = provider.create(spec(FromBaseline(baseline, image)), ignore)
+    task = provider.create(spec(FromPoint(point, image)), ignore)
     provider.stop(running, force=True)
     assert holds(active(context, running), 0x42)
     assert holds(active(context, task), 0x41)
@@ -318,11 +318,11 @@ def test_a_live_capture_holds_what_was_written_before_and_not_what_came_after(
 
 def test_generations_stay_as_they_were(context, provider, running, image):
     handles = []
-    for number, baseline in enumerate((ONE, TWO), start=1):
+    for number, point in enumerate((ONE, TWO), start=1):
         write(context, running, number)
-        handles.append(provider.capture(running, baseline, ignore))
+        handles.append(provider.capture(running, point, ignore))
     write(context, running, 9)
-    tasks = [provider.create(spec(FromBaseline(handle, image)), ignore) for handle in handles]
+    tasks = [provider.create(spec(FromPoint(handle, image)), ignore) for handle in handles]
     provider.stop(running, force=True)
     assert [holds(active(context, task), number) for number, task in enumerate(tasks, start=1)] == [
         True,
@@ -353,7 +353,7 @@ def test_a_capture_that_qemu_refuses_leaves_the_machine_as_it_was(context, provi
             patch.setattr(Monitor.__init__, "__kwdefaults__", {"timeout_s": 0.3})
             with pytest.raises(MachineError):
                 provider.capture(running, ONE, ignore)
-    assert next(provider.list_owned()).baselines == []
+    assert next(provider.list_owned()).points == []
     write(context, running, 0x43)
     provider.stop(running, force=True)
     assert holds(active(context, running), 0x43)
@@ -367,11 +367,11 @@ def make_provider(context):
 def test_a_kill_at_any_instant_of_a_live_capture_loses_nothing(context, provider, running, image):
     """Whatever the killed capture came to, the guest's writes before and after it are on its disk, and the
     next capture freezes exactly what was written until then."""
-    call = child.Call(make_provider, context, "capture", (running, BaselineId("0" * 12), ignore))
+    call = child.Call(make_provider, context, "capture", (running, PointId("0" * 12), ignore))
     changes = child.run(call)
     assert changes > 10
     for instant in range(1, changes + 1):
-        killed, following = BaselineId(f"{instant:012x}"), BaselineId(f"a{instant:011x}")
+        killed, following = PointId(f"{instant:012x}"), PointId(f"a{instant:011x}")
         write(context, running, instant)
         assert child.killed(
             child.Call(make_provider, context, "capture", (running, killed, ignore)), before=instant
@@ -380,20 +380,20 @@ def test_a_kill_at_any_instant_of_a_live_capture_loses_nothing(context, provider
         write(context, running, instant + 1, offset=65536)
         handle = provider.capture(running, following, ignore)
         write(context, running, 0xEE)
-        task = provider.create(spec(FromBaseline(handle, image)), ignore)
+        task = provider.create(spec(FromPoint(handle, image)), ignore)
         disk = active(context, task)
         assert holds(disk, instant), instant
         assert holds(disk, instant + 1, offset=65536), instant
         provider.delete(task)
         if instant % 4 == 0:  # the same, when the machine is stopped with a capture half done
             assert child.killed(
-                child.Call(make_provider, context, "capture", (running, BaselineId("f" * 12), ignore)),
+                child.Call(make_provider, context, "capture", (running, PointId("f" * 12), ignore)),
                 before=instant,
             )
             write(context, running, 0xDD)
             provider.stop(running, force=True)
             assert holds(active(context, running), 0xDD), instant
-            provider.discard(running, BaselineId("f" * 12))
+            provider.discard(running, PointId("f" * 12))
             provider.start(running, ignore)
     provider.stop(running, force=True)
     assert holds(active(context, running), 0xEE) or holds(active(context, running), 0xDD)

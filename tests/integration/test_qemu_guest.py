@@ -134,7 +134,7 @@ def test_a_clone_has_an_identity_of_its_own(guest: Guest, project: Environment, 
 
 
 def test_a_clones_file_systems_needed_no_repair(guest: Guest):
-    """Its baseline was frozen while the project ran: clean, and not as after a power cut."""
+    """Its point was frozen while the project ran: clean, and not as after a power cut."""
     code, output, errors = guest.run("sudo", "dmesg")
     assert code == 0, errors
     assert b"EXT4-fs" in output

@@ -19,7 +19,7 @@ from agent_swarm.model import (
     Seed,
 )
 from agent_swarm.paths import Paths
-from agent_swarm.providers.base import FromBaseline, FromImage, MachineSpec, ProviderContext
+from agent_swarm.providers.base import FromImage, FromPoint, MachineSpec, ProviderContext
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,8 +55,8 @@ def emulated(home: Path) -> ProviderContext:
     return ProviderContext(paths=paths, config=config, installation=InstallationId("0123456789ab"))
 
 
-def spec(source: FromImage | FromBaseline) -> MachineSpec:
-    """A new machine: a project from an image, a task from a baseline."""
+def spec(source: FromImage | FromPoint) -> MachineSpec:
+    """A new machine: a project from an image, a task from a point."""
     identifier = EnvironmentId(secrets.token_hex(6))
     return MachineSpec(
         id=identifier,

@@ -23,7 +23,7 @@ from agent_swarm.providers.fake import create_provider
 from agent_swarm.providers.fake.faults import POINTS, Fault, FaultError, Faults
 from agent_swarm.providers.fake.provider import FakeProvider
 from agent_swarm.testing import child
-from agent_swarm.testing.subject import ProviderSubject, new_baseline, owned, traces
+from agent_swarm.testing.subject import ProviderSubject, new_point, owned, traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,11 +68,11 @@ class TestFaults(Subject):
         if method in {"stop", "delete", "endpoint"}:
             provider.start(handle, ignore)
         if method == "discard":
-            baseline = new_baseline()
-            provider.capture(handle, baseline, ignore)
-            return (handle, baseline)
+            point = new_point()
+            provider.capture(handle, point, ignore)
+            return (handle, point)
         if method == "capture":
-            return (handle, new_baseline(), ignore)
+            return (handle, new_point(), ignore)
         return (handle, ignore) if method == "start" else (handle,)
 
     def reach(self, provider: FakeProvider, method: str, arguments: tuple[object, ...]) -> object:
@@ -130,8 +130,8 @@ class TestFaults(Subject):
         spec = self.project_spec(image)
         handle = provider.create(spec, ignore)
         with pytest.raises(MachineError):
-            provider.capture(handle, new_baseline(), ignore)
-        assert [tuple(found.baselines) for found in owned(provider, spec.id)] == [()]
+            provider.capture(handle, new_point(), ignore)
+        assert [tuple(found.points) for found in owned(provider, spec.id)] == [()]
         assert provider.inspect(handle).state is MachineState.STOPPED
 
     @pytest.mark.parametrize(

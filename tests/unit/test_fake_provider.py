@@ -13,7 +13,7 @@ from agent_swarm.errors import BootError, MachineError
 from agent_swarm.events import Event, StepDone, StepStarted, ignore
 from agent_swarm.model import LocalEndpoint, MachineState
 from agent_swarm.providers.fake import create_provider
-from agent_swarm.testing.subject import ProviderSubject, new_baseline, owned
+from agent_swarm.testing.subject import ProviderSubject, new_point, owned
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,8 +68,8 @@ class TestFakeProvider(ProviderSubject):
         monkeypatch.chdir(disk)  # a socket's path is short
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind("socket")
-            baseline = provider.capture(project, new_baseline(), ignore)
-        _, clone = self.boot(provider, self.task_spec(image, baseline))
+            point = provider.capture(project, new_point(), ignore)
+        _, clone = self.boot(provider, self.task_spec(image, point))
         assert sorted(path.name for path in root(clone).iterdir()) == ["link", "tool"]
         assert (root(clone) / "tool").stat().st_mode & 0o777 == 0o750
         assert str((root(clone) / "link").readlink()) == "/etc/nowhere"

@@ -108,7 +108,7 @@ def assert_sound(swarm):
     assert set(owned) == {found.id for found in environments}
     for found in environments:
         known = {baseline.id for baseline in context.registry.baselines(found.id)}
-        assert set(owned[found.id].baselines) == known
+        assert set(owned[found.id].points) == known
     running = {found.id for found in environments if found.status is Status.RUNNING}
     assert {owner for owner, _pid in processes_of(swarm)} == running
     remains = list(swarm.paths.fake.rglob("*.partial")) + list(swarm.paths.fake.rglob("*.deleting"))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from agent_swarm.errors import MachineError
-from agent_swarm.model import BaselineId, EnvironmentId, InstallationId, Kind
+from agent_swarm.model import EnvironmentId, InstallationId, Kind, PointId
 from agent_swarm.paths import Paths
 from agent_swarm.providers.qemu import layout
 
@@ -16,10 +16,10 @@ def test_a_handle_names_its_machine(tmp_path, kind):
     assert layout.parse_handle(Paths.at(tmp_path), files.handle) == files
 
 
-def test_a_baselines_handle_names_project_and_baseline(tmp_path):
+def test_a_points_handle_names_project_and_point(tmp_path):
     files = layout.MachineFiles.of(Paths.at(tmp_path), Kind.PROJECT, ID)
-    handle = layout.baseline_handle(files, BaselineId("cccccccccccc"))
-    assert layout.parse_baseline_handle(Paths.at(tmp_path), handle) == (files, "cccccccccccc")
+    handle = layout.point_handle(files, PointId("cccccccccccc"))
+    assert layout.parse_point_handle(Paths.at(tmp_path), handle) == (files, "cccccccccccc")
 
 
 @pytest.mark.parametrize("handle", ["", "project", "project/", "vm/0123", "task/../x", "task/a/b", "task/."])

@@ -25,7 +25,7 @@ from agent_swarm.operations.journal import Change
 from agent_swarm.operations.requests import ResourceRequest
 from agent_swarm.operations.stop import capture_baseline
 from agent_swarm.providers import discovery
-from agent_swarm.providers.base import FromBaseline, FromImage, MachineSpec
+from agent_swarm.providers.base import FromImage, FromPoint, MachineSpec
 from agent_swarm.registry.registry import new_environment_id
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def create_task(
     return _make(
         context,
         environment,
-        FromBaseline(baseline.handle, source),
+        FromPoint(baseline.handle, source),
         source,
         parent=project,
         then=None,
@@ -122,7 +122,7 @@ def create_task(
 def _make(
     context: Context,
     environment: Environment,
-    source: FromImage | FromBaseline,
+    source: FromImage | FromPoint,
     image: Image,
     *,
     parent: Environment | None,

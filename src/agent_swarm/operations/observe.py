@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
     from agent_swarm.operations.context import Context
 
-SETTLED = frozenset({Status.RUNNING, Status.STOPPED, Status.BROKEN})
+SETTLED = frozenset({Status.RUNNING, Status.STOPPED, Status.SUSPENDED, Status.BROKEN})
 
 _STATUS = {
     MachineState.RUNNING: Status.RUNNING,
     MachineState.STOPPED: Status.STOPPED,
+    MachineState.SUSPENDED: Status.SUSPENDED,
     MachineState.BROKEN: Status.BROKEN,
     MachineState.ABSENT: Status.BROKEN,
 }

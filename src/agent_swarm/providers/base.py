@@ -1,7 +1,7 @@
 """The provider contract.
 
-A provider makes, starts, stops and deletes machines, and captures a project's disk as a baseline.
-It knows nothing of the registry, of names that users gave, or of what runs inside. Everything is
+A provider makes, starts, stops and deletes machines, and captures points of their lives: a project's baselines,
+a task's checkpoints. It knows nothing of the registry, of names that users gave, or of what runs inside. Everything is
 synchronous. `agent_swarm.testing.provider_contract` is this page as a test suite; a provider is done
 when it passes.
 
@@ -18,6 +18,20 @@ What holds for every method:
 
 Abilities that not every back end has are facets: typed attributes that are None where absent, so that
 a missing one is known before anything happens.
+
+A machine's states and what leads from one to the other:
+
+    create ──► STOPPED ──start──► RUNNING ──stop──► STOPPED
+    create from a point with memory, restore to one, suspend ──► SUSPENDED ──start──► RUNNING
+    SUSPENDED ──forget──► STOPPED, with the disk of the instant that the memory was saved at
+
+What a start from saved memory owes (the hygiene contract) holds before `start` returns; where a part of it
+cannot be done, the machine does not run and is SUSPENDED as before:
+
+- The guest's random number generator has new entropy from the host, its wall clock is right to the second.
+- Where the memory was another machine's, the guest has an identity of its own: host name, machine-id and SSH
+  host keys; and no process lives in it that was given a session's secrets (`SESSION_SECRETS` in its
+  environment), unless the new machine was asked to keep them.
 """
 
 from __future__ import annotations
@@ -32,13 +46,13 @@ if TYPE_CHECKING:
     from agent_swarm.config import Config
     from agent_swarm.events import Progress
     from agent_swarm.model import (
-        BaselineId,
         Endpoint,
         EnvironmentId,
         Image,
         InstallationId,
         Kind,
         MachineStatus,
+        PointId,
         Resources,
         Seed,
     )
@@ -77,14 +91,19 @@ class FromImage:
 
 
 @dataclass(frozen=True, slots=True)
-class FromBaseline:
-    """A task machine's disk is an overlay of this baseline, made by the same provider.
+class FromPoint:
+    """A task machine's disk is an overlay of this point's, made by the same provider.
 
     `image` is the image that the project was made from: it holds the kernel of a direct boot.
     """
 
     handle: str
     image: Image
+    memory: bool = False
+    """The new machine is SUSPENDED: its first start goes on from the point's memory. `LiveFork.obstacle` has
+    said "" for it."""
+    keep_secrets: bool = False
+    """With `memory`: processes that hold a session's secrets live on in the new machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +113,7 @@ class MachineSpec:
     id: EnvironmentId
     kind: Kind
     host_name: str
-    source: FromImage | FromBaseline
+    source: FromImage | FromPoint
     resources: Resources
     """`disk_gib` is at least the source's virtual size; the caller has checked."""
     seed: Seed
@@ -106,20 +125,72 @@ class OwnedMachine:
 
     id: EnvironmentId
     handle: str
-    baselines: Sequence[BaselineId] = ()
-    """The baselines that were captured from it."""
+    points: Sequence[PointId] = ()
+    """The points that were captured from it."""
+    kept: bool = False
+    """It was deleted, but others build on its files. They go with the last of those; nothing needs doing."""
+
+
+SESSION_SECRETS = "AGENT_SWARM_SESSION_SECRETS"
+"""An environment variable of every process in a guest that was given secrets: see the hygiene contract."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointSize:
+    """What one point takes of the host's disk, in bytes. What it shares with others is not counted."""
+
+    disk_bytes: int
+    """What only this point's deletion would free of disks."""
+    memory_bytes: int
+    """Its saved memory; 0 where it has none."""
 
 
 class Snapshots(Protocol):
-    """Checkpoints of machines: step 2 of the product. No provider has this facet yet."""
+    """Points of any machine, which it can be put back to."""
+
+    memory: bool
+    """Whether `capture(memory=True)` works: points of running machines with their processes."""
+
+    def restore(self, handle: str, point_handle: str, progress: Progress) -> None:
+        """Put the machine back to a point that was captured from it: SUSPENDED where the point has memory,
+        else STOPPED. A machine that runs loses what it does now: the caller has captured that, or does not want it.
+
+        Points stay, also those that were captured after this one. Idempotent. On an error the machine is stopped
+        or as it was, and every point is unharmed.
+        """
+        ...
+
+    def size(self, point_handle: str) -> PointSize:
+        """What the point takes. Zeros where it is gone. Costs a look at file names and sizes."""
+        ...
 
 
 class LiveFork(Protocol):
-    """Forks of running machines, memory included: step 2 of the product. No provider has this facet yet."""
+    """New machines from points with memory: `FromPoint.memory`."""
+
+    def obstacle(self, point_handle: str, resources: Resources) -> str:
+        """Why a machine of these resources cannot go on from the point's memory here and now, as half a
+        sentence ("it was saved by QEMU 7.2.22, and 10.0.2 is installed"); "" where it can. Cheap."""
+        ...
 
 
 class Suspend(Protocol):
-    """Memory to disk and back: step 2 of the product. No provider has this facet yet."""
+    """Memory to disk and back."""
+
+    def suspend(self, handle: str, progress: Progress) -> None:
+        """Save the running machine's memory and free the host's: SUSPENDED afterwards. Points are unharmed.
+        A machine that does not run: MachineError. On an error the machine runs on."""
+        ...
+
+    def forget(self, handle: str) -> None:
+        """Drop the memory of a SUSPENDED machine: STOPPED, its disk as at the instant that the memory was saved,
+        as after a power cut. Any other machine: nothing happens."""
+        ...
+
+    def obstacle(self, handle: str) -> str:
+        """Why the SUSPENDED machine cannot go on here and now, as `LiveFork.obstacle`; "" where it can, and
+        for any other machine."""
+        ...
 
 
 class Pricing(Protocol):
@@ -151,9 +222,11 @@ class Provider(Protocol):
         ...
 
     def start(self, handle: str, progress: Progress) -> None:
-        """Start the machine; return when its process, not its operating system, runs.
+        """Start the machine; return when its process, not its operating system, runs. A SUSPENDED one goes on
+        where its memory was saved, and the hygiene contract (above) holds on return.
 
-        A running machine: nothing happens. The machine outlives the calling process.
+        A running machine: nothing happens. The machine outlives the calling process. Raises MachineError; a
+        SUSPENDED machine is then still that.
         """
         ...
 
@@ -169,22 +242,31 @@ class Provider(Protocol):
         ...
 
     def delete(self, handle: str) -> None:
-        """Remove the machine, running or not, with its baselines. Silent where it, or a part of it, is
-        gone. The caller has made sure that no other machine was cloned from its baselines."""
-        ...
+        """Remove the machine, running or not, with its points. Silent where it, or a part of it, is gone.
 
-    def capture(self, handle: str, baseline: BaselineId, progress: Progress) -> str:
-        """Freeze the project machine's disk as it is now into an immutable baseline; return its handle.
-
-        The machine may run (it goes on after a pause of well under a second, file systems frozen where the guest
-        can) or be stopped. Idempotent by `baseline`. On an error the machine is as it was.
+        Machines that were made from its points are not harmed: files that they build on are kept until the last
+        of them is deleted too, and `list_owned` says so.
         """
         ...
 
-    def discard(self, handle: str, baseline: BaselineId) -> None:
-        """Remove one baseline of the project machine `handle`. Silent where it is gone. The caller has
-        made sure that no machine was cloned from it. `handle`'s machine, where it still exists, is not
-        harmed: what it builds on is kept until it is deleted too."""
+    def capture(self, handle: str, point: PointId, progress: Progress, *, memory: bool = False) -> str:
+        """Freeze the machine as it is now into an immutable point; return the point's handle.
+
+        The machine may run (it goes on after a pause of well under a second, its sessions and connections
+        intact) or be stopped. With `memory` the point also holds the memory of that very instant: only for a
+        running machine, and where `snapshots.memory`; MachineError otherwise. Without, the guest's file systems
+        are frozen for the instant where the guest can. Idempotent by `point`. On an error the machine is as it was.
+        """
+        ...
+
+    def discard(self, handle: str, point: PointId) -> None:
+        """Remove one point of the machine `handle`. Silent where it is gone. Machines that were made from it, the
+        machine itself and its other points are not harmed: what they build on is kept."""
+        ...
+
+    def settle(self, handle: str) -> None:
+        """End what a killed caller left of a capture, a restore or a suspension: a machine that was paused for it
+        goes on. Called before anything else where an operation was abandoned. Silent where there is nothing."""
         ...
 
     def inspect(self, handle: str) -> MachineStatus:

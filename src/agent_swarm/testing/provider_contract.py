@@ -32,7 +32,7 @@ from agent_swarm import processes
 from agent_swarm.errors import BootError, MachineError, SwarmError
 from agent_swarm.events import ignore
 from agent_swarm.model import InstallationId, Kind, MachineState
-from agent_swarm.providers.base import FromBaseline, ProviderContext
+from agent_swarm.providers.base import FromPoint, ProviderContext
 from agent_swarm.testing import child
 from agent_swarm.testing.running_contract import RunningMachineContract
 from agent_swarm.testing.subject import (
@@ -40,7 +40,7 @@ from agent_swarm.testing.subject import (
     ProviderSubject,
     argument_vectors,
     kill_process,
-    new_baseline,
+    new_point,
     owned,
     traces,
 )
@@ -89,11 +89,11 @@ class ProviderContract(ProviderSubject):
         assert provider.inspect(handle).state is MachineState.STOPPED
 
     def test_create_again_returns_the_same_machine_unchanged(self, provider: Provider, image: Image) -> None:
-        spec, baseline = self.project_spec(image), new_baseline()
+        spec, point = self.project_spec(image), new_point()
         handle = provider.create(spec, ignore)
-        provider.capture(handle, baseline, ignore)
+        provider.capture(handle, point, ignore)
         assert provider.create(spec, ignore) == handle
-        assert [tuple(found.baselines) for found in owned(provider, spec.id)] == [(baseline,)]
+        assert [tuple(found.points) for found in owned(provider, spec.id)] == [(point,)]
 
     def test_create_again_leaves_a_running_machine_running(self, provider: Provider, image: Image) -> None:
         spec = self.project_spec(image)
@@ -112,25 +112,23 @@ class ProviderContract(ProviderSubject):
         assert {provider.inspect(handle).state for handle in handles} == {MachineState.STOPPED}
         assert all(owned(provider, spec.id) for spec in specs)
 
-    def test_clones_of_one_baseline_side_by_side_do_not_collide(
-        self, provider: Provider, image: Image
-    ) -> None:
+    def test_clones_of_one_point_side_by_side_do_not_collide(self, provider: Provider, image: Image) -> None:
         project = provider.create(self.project_spec(image), ignore)
-        baseline = provider.capture(project, new_baseline(), ignore)
-        specs = [self.task_spec(image, baseline) for _ in range(4)]
+        point = provider.capture(project, new_point(), ignore)
+        specs = [self.task_spec(image, point) for _ in range(4)]
         with concurrent.futures.ThreadPoolExecutor(len(specs)) as pool:
             handles = list(pool.map(lambda spec: provider.create(spec, ignore), specs))
         assert {provider.inspect(handle).state for handle in handles} == {MachineState.STOPPED}
 
-    def test_create_from_a_missing_baseline_fails_and_leaves_nothing(
+    def test_create_from_a_missing_point_fails_and_leaves_nothing(
         self, context: ProviderContext, provider: Provider, image: Image
     ) -> None:
         project = self.project_spec(image)
         handle = provider.create(project, ignore)
-        baseline = new_baseline()
-        gone = provider.capture(handle, baseline, ignore)
-        provider.discard(handle, baseline)
-        spec = self.make_spec(Kind.TASK, FromBaseline(gone, image))
+        point = new_point()
+        gone = provider.capture(handle, point, ignore)
+        provider.discard(handle, point)
+        spec = self.make_spec(Kind.TASK, FromPoint(gone, image))
         with pytest.raises(SwarmError):
             provider.create(spec, ignore)
         assert owned(provider, spec.id) == []
@@ -275,7 +273,7 @@ class ProviderContract(ProviderSubject):
     ) -> None:
         spec = self.project_spec(image)
         handle = provider.create(spec, ignore)
-        provider.capture(handle, new_baseline(), ignore)
+        provider.capture(handle, new_point(), ignore)
         provider.start(handle, ignore)
         pid = provider.inspect(handle).pid
         process = None if pid is None else processes.describe(pid, "")
@@ -295,9 +293,9 @@ class ProviderContract(ProviderSubject):
         self, provider: Provider, image: Image
     ) -> None:
         project = provider.create(self.project_spec(image), ignore)
-        baseline = provider.capture(project, new_baseline(), ignore)
-        clone = provider.create(self.task_spec(image, baseline), ignore)
-        sibling = provider.create(self.task_spec(image, baseline), ignore)
+        point = provider.capture(project, new_point(), ignore)
+        clone = provider.create(self.task_spec(image, point), ignore)
+        sibling = provider.create(self.task_spec(image, point), ignore)
         provider.delete(clone)
         assert provider.inspect(project).state is MachineState.STOPPED
         assert provider.inspect(sibling).state is MachineState.STOPPED
@@ -325,17 +323,17 @@ class ProviderContract(ProviderSubject):
     # Capture, discard
 
     def test_capture_of_a_stopped_machine_is_idempotent(self, provider: Provider, image: Image) -> None:
-        project, baseline = provider.create(self.project_spec(image), ignore), new_baseline()
-        handle = provider.capture(project, baseline, ignore)
-        assert provider.capture(project, baseline, ignore) == handle
+        project, point = provider.create(self.project_spec(image), ignore), new_point()
+        handle = provider.capture(project, point, ignore)
+        assert provider.capture(project, point, ignore) == handle
         assert provider.inspect(project).state is MachineState.STOPPED
 
-    def test_two_captures_are_two_baselines(self, provider: Provider, image: Image) -> None:
-        spec, baselines = self.project_spec(image), [new_baseline(), new_baseline()]
+    def test_two_captures_are_two_points(self, provider: Provider, image: Image) -> None:
+        spec, points = self.project_spec(image), [new_point(), new_point()]
         project = provider.create(spec, ignore)
-        handles = {provider.capture(project, baseline, ignore) for baseline in baselines}
+        handles = {provider.capture(project, point, ignore) for point in points}
         assert len(handles) == 2
-        assert [set(found.baselines) for found in owned(provider, spec.id)] == [set(baselines)]
+        assert [set(found.points) for found in owned(provider, spec.id)] == [set(points)]
         for handle in handles:
             clone = provider.create(self.task_spec(image, handle), ignore)
             assert provider.inspect(clone).state is MachineState.STOPPED
@@ -344,11 +342,11 @@ class ProviderContract(ProviderSubject):
         self, context: ProviderContext, provider: Provider, image: Image
     ) -> None:
         project = provider.create(self.project_spec(image), ignore)
-        changes = child.run(self.call(context, "capture", project, new_baseline(), ignore))
+        changes = child.run(self.call(context, "capture", project, new_point(), ignore))
         for instant in self.instants(changes):
-            baseline = new_baseline()
-            kill(self.call(context, "capture", project, baseline, ignore), instant)
-            handle = provider.capture(project, baseline, ignore)
+            point = new_point()
+            kill(self.call(context, "capture", project, point, ignore), instant)
+            handle = provider.capture(project, point, ignore)
             clone = provider.create(self.task_spec(image, handle), ignore)
             provider.start(project, ignore)
             provider.stop(project, force=True)
@@ -359,35 +357,33 @@ class ProviderContract(ProviderSubject):
     ) -> None:
         spec = self.project_spec(image)
         project = provider.create(spec, ignore)
-        changes = child.run(self.call(context, "capture", project, new_baseline(), ignore))
+        changes = child.run(self.call(context, "capture", project, new_point(), ignore))
         for instant in self.instants(changes):
-            baseline = new_baseline()
-            kill(self.call(context, "capture", project, baseline, ignore), instant)
-            provider.discard(project, baseline)
-            assert all(baseline not in found.baselines for found in owned(provider, spec.id)), instant
+            point = new_point()
+            kill(self.call(context, "capture", project, point, ignore), instant)
+            provider.discard(project, point)
+            assert all(point not in found.points for found in owned(provider, spec.id)), instant
             provider.start(project, ignore)
             provider.stop(project, force=True)
 
-    def test_discard_removes_the_baseline_and_leaves_its_machine(
-        self, provider: Provider, image: Image
-    ) -> None:
-        spec, baseline, kept = self.project_spec(image), new_baseline(), new_baseline()
+    def test_discard_removes_the_point_and_leaves_its_machine(self, provider: Provider, image: Image) -> None:
+        spec, point, kept = self.project_spec(image), new_point(), new_point()
         project = provider.create(spec, ignore)
-        provider.capture(project, baseline, ignore)
+        provider.capture(project, point, ignore)
         provider.capture(project, kept, ignore)
-        provider.discard(project, baseline)
-        assert [tuple(found.baselines) for found in owned(provider, spec.id)] == [(kept,)]
+        provider.discard(project, point)
+        assert [tuple(found.points) for found in owned(provider, spec.id)] == [(kept,)]
         provider.start(project, ignore)
         assert provider.inspect(project).state is MachineState.RUNNING
         provider.stop(project, force=True)
 
     def test_discard_of_what_is_gone_is_silent(self, provider: Provider, image: Image) -> None:
-        project, baseline = provider.create(self.project_spec(image), ignore), new_baseline()
-        provider.capture(project, baseline, ignore)
-        provider.discard(project, baseline)
-        provider.discard(project, baseline)
+        project, point = provider.create(self.project_spec(image), ignore), new_point()
+        provider.capture(project, point, ignore)
+        provider.discard(project, point)
+        provider.discard(project, point)
         provider.delete(project)
-        provider.discard(project, baseline)
+        provider.discard(project, point)
         assert provider.inspect(project).state is MachineState.ABSENT
 
     # Inspect, usage, list

@@ -9,12 +9,12 @@ import pytest
 
 from agent_swarm.events import ignore
 from agent_swarm.model import MachineState
-from agent_swarm.testing.subject import ProviderSubject, new_baseline, traces
+from agent_swarm.testing.subject import ProviderSubject, new_point, traces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agent_swarm.model import BaselineId, Endpoint, Image
+    from agent_swarm.model import Endpoint, Image, PointId
     from agent_swarm.providers.base import Provider, ProviderContext
 
 
@@ -31,8 +31,8 @@ class Prepared:
     """A running project, which was captured while it ran and then went on to write."""
 
     project: Running
-    baseline: BaselineId
-    baseline_handle: str
+    point: PointId
+    point_handle: str
     pid_before: int | None
 
 
@@ -48,15 +48,15 @@ class RunningMachineContract(ProviderSubject):
     def prepared(cls, provider: Provider, image: Image) -> Prepared:
         project = Running(*cls.boot(provider, cls.project_spec(image)))
         cls.sh(project.endpoint, "echo first > captured; sync")
-        pid, baseline = provider.inspect(project.handle).pid, new_baseline()
-        handle = provider.capture(project.handle, baseline, ignore)
+        pid, point = provider.inspect(project.handle).pid, new_point()
+        handle = provider.capture(project.handle, point, ignore)
         cls.sh(project.endpoint, "echo second > later; echo changed > captured; sync")
-        return Prepared(project, baseline, handle, pid)
+        return Prepared(project, point, handle, pid)
 
     @pytest.fixture(scope="class")
     @classmethod
     def clone(cls, provider: Provider, image: Image, prepared: Prepared) -> Running:
-        running = Running(*cls.boot(provider, cls.task_spec(image, prepared.baseline_handle)))
+        running = Running(*cls.boot(provider, cls.task_spec(image, prepared.point_handle)))
         cls.sh(running.endpoint, "echo third > cloned; sync")
         return running
 
@@ -65,9 +65,9 @@ class RunningMachineContract(ProviderSubject):
     def sibling(
         cls, provider: Provider, image: Image, prepared: Prepared, clone: Running
     ) -> Iterator[Running]:
-        """Made from the same baseline when clone and project had gone on."""
+        """Made from the same point when clone and project had gone on."""
         assert clone
-        running = Running(*cls.boot(provider, cls.task_spec(image, prepared.baseline_handle)))
+        running = Running(*cls.boot(provider, cls.task_spec(image, prepared.point_handle)))
         yield running
         provider.delete(running.handle)
 
@@ -81,8 +81,8 @@ class RunningMachineContract(ProviderSubject):
         assert self.sh(prepared.project.endpoint, "cat later") == "second"
 
     def test_capture_of_a_running_machine_is_idempotent(self, provider: Provider, prepared: Prepared) -> None:
-        again = provider.capture(prepared.project.handle, prepared.baseline, ignore)
-        assert again == prepared.baseline_handle
+        again = provider.capture(prepared.project.handle, prepared.point, ignore)
+        assert again == prepared.point_handle
 
     def test_endpoint_of_a_booted_machine_is_the_same_each_time(
         self, provider: Provider, prepared: Prepared
@@ -107,18 +107,18 @@ class RunningMachineContract(ProviderSubject):
         assert self.sh(clone.endpoint, "cat cloned") == "third"
         assert self.sh(prepared.project.endpoint, "test ! -e cloned && echo none") == "none"
 
-    def test_a_sibling_made_later_is_as_the_baseline_was(self, sibling: Running) -> None:
+    def test_a_sibling_made_later_is_as_the_point_was(self, sibling: Running) -> None:
         assert self.sh(sibling.endpoint, "cat captured") == "first"
         assert self.sh(sibling.endpoint, "test ! -e later && test ! -e cloned && echo none") == "none"
 
-    def test_a_stopped_projects_next_baseline_has_its_last_writes(
+    def test_a_stopped_projects_next_point_has_its_last_writes(
         self, provider: Provider, image: Image, prepared: Prepared, clone: Running
     ) -> None:
         self.sh(prepared.project.endpoint, "echo last > last")  # no sync: an orderly stop writes it
         provider.stop(prepared.project.handle)
         assert provider.inspect(prepared.project.handle).state is MachineState.STOPPED
-        baseline = provider.capture(prepared.project.handle, new_baseline(), ignore)
-        following = Running(*self.boot(provider, self.task_spec(image, baseline)))
+        point = provider.capture(prepared.project.handle, new_point(), ignore)
+        following = Running(*self.boot(provider, self.task_spec(image, point)))
         assert self.sh(following.endpoint, "cat last later captured") == "last\nsecond\nchanged"
         assert self.sh(following.endpoint, "test ! -e cloned && echo none") == "none"
         assert self.sh(clone.endpoint, "cat captured") == "first"
@@ -128,6 +128,6 @@ class RunningMachineContract(ProviderSubject):
     ) -> None:
         assert prepared
         machines = list(provider.list_owned())
-        for machine in sorted(machines, key=lambda found: len(found.baselines)):  # clones first
+        for machine in sorted(machines, key=lambda found: len(found.points)):  # clones first
             provider.delete(machine.handle)
         assert [trace for machine in machines for trace in traces(context, machine.id)] == []

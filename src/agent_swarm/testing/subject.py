@@ -17,7 +17,6 @@ from agent_swarm.errors import MachineError
 from agent_swarm.events import ignore
 from agent_swarm.files import remove_tree
 from agent_swarm.model import (
-    BaselineId,
     EnvironmentId,
     Firmware,
     Image,
@@ -25,11 +24,12 @@ from agent_swarm.model import (
     InstallationId,
     Kind,
     LocalEndpoint,
+    PointId,
     Resources,
     Seed,
 )
 from agent_swarm.paths import Paths
-from agent_swarm.providers.base import FromBaseline, FromImage, MachineSpec, ProviderContext
+from agent_swarm.providers.base import FromImage, FromPoint, MachineSpec, ProviderContext
 from agent_swarm.testing import child
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class ProviderSubject:
     # What the tests share
 
     @classmethod
-    def make_spec(cls, kind: Kind, source: FromImage | FromBaseline) -> MachineSpec:
+    def make_spec(cls, kind: Kind, source: FromImage | FromPoint) -> MachineSpec:
         """A new machine's spec, with an id of its own and the canary in its user-data."""
         identifier = EnvironmentId(secrets.token_hex(6))
         host_name = f"{kind}-{identifier}"
@@ -153,8 +153,8 @@ class ProviderSubject:
         return cls.make_spec(Kind.PROJECT, FromImage(image))
 
     @classmethod
-    def task_spec(cls, image: Image, baseline_handle: str) -> MachineSpec:
-        return cls.make_spec(Kind.TASK, FromBaseline(baseline_handle, image))
+    def task_spec(cls, image: Image, point_handle: str) -> MachineSpec:
+        return cls.make_spec(Kind.TASK, FromPoint(point_handle, image))
 
     @classmethod
     def call(cls, context: ProviderContext, method: str, *arguments: object) -> child.Call:
@@ -185,8 +185,8 @@ class ProviderSubject:
         return done.stdout.decode("utf-8", "replace").strip()
 
 
-def new_baseline() -> BaselineId:
-    return BaselineId(secrets.token_hex(6))
+def new_point() -> PointId:
+    return PointId(secrets.token_hex(6))
 
 
 def owned(provider: Provider, identifier: EnvironmentId) -> list[OwnedMachine]:

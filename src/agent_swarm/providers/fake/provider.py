@@ -5,8 +5,8 @@ fake/
 ├── <id>/                           a machine; appears whole, by a rename
 │   ├── owner.json                  the tag: installation and environment
 │   ├── disk/                       the machine's disk, its endpoint's root
-│   ├── baselines/<baseline>/       a copy of disk/; appears whole, by a rename
-│   ├── baselines/<baseline>.partial/  one in the making, or on its way out
+│   ├── points/<point>/       a copy of disk/; appears whole, by a rename
+│   ├── points/<point>.partial/  one in the making, or on its way out
 │   ├── console.log
 │   └── process.json                which process runs it (power.py)
 ├── <id>.<installation>.partial/    a machine in the making: the name is its tag
@@ -26,8 +26,8 @@ from agent_swarm import processes
 from agent_swarm.errors import BootError, MachineError, SwarmError
 from agent_swarm.events import StepDone, StepStarted
 from agent_swarm.files import allocated_bytes, remove_tree, sync_directory, write_atomically
-from agent_swarm.model import BaselineId, EnvironmentId, LocalEndpoint, MachineState, MachineStatus
-from agent_swarm.providers.base import FromBaseline, OwnedMachine, Readiness
+from agent_swarm.model import EnvironmentId, LocalEndpoint, MachineState, MachineStatus, PointId
+from agent_swarm.providers.base import FromPoint, OwnedMachine, Readiness
 from agent_swarm.providers.fake import power, trees
 from agent_swarm.providers.fake.faults import Faults
 
@@ -61,7 +61,7 @@ class Owner(msgspec.Struct, frozen=True):
 
 class FakeProvider:
     """See providers/base.py for what each method promises. A handle is the environment's id, a
-    baseline's handle "<environment id>/<baseline id>"."""
+    point's handle "<environment id>/<point id>"."""
 
     name = "fake"
     simulated = True
@@ -105,7 +105,7 @@ class FakeProvider:
                     (partial / "disk").mkdir(mode=0o700)
                 else:
                     trees.copy(source, partial / "disk")
-                (partial / "baselines").mkdir(mode=0o700)
+                (partial / "points").mkdir(mode=0o700)
                 (partial / power.CONSOLE).touch(mode=0o600)
                 self._faults.meet("create:copied")
                 trees.sync(partial)
@@ -164,12 +164,15 @@ class FakeProvider:
         except OSError as error:
             raise _typed(error, f"machine {handle} could not be removed") from error
 
-    def capture(self, handle: str, baseline: BaselineId, progress: Progress) -> str:
+    def capture(self, handle: str, point: PointId, progress: Progress, *, memory: bool = False) -> str:
         machine = self._existing(handle)
-        target = self._baseline(machine, baseline)
+        if memory:
+            message = "the fake provider saves no memory"
+            raise MachineError(message)
+        target = self._point(machine, point)
         self._meet("capture")
         if target.is_dir():
-            return f"{handle}/{baseline}"
+            return f"{handle}/{point}"
         partial = target.with_suffix(".partial")
         with _Step(progress, handle, "copy the disk"):
             try:
@@ -182,11 +185,11 @@ class FakeProvider:
             except (SwarmError, OSError) as error:
                 for left in (partial, target):
                     shutil.rmtree(left, ignore_errors=True)
-                raise _typed(error, f"baseline {baseline} could not be captured") from error
-        return f"{handle}/{baseline}"
+                raise _typed(error, f"point {point} could not be captured") from error
+        return f"{handle}/{point}"
 
-    def discard(self, handle: str, baseline: BaselineId) -> None:
-        target = self._baseline(self._directory(handle), baseline)
+    def discard(self, handle: str, point: PointId) -> None:
+        target = self._point(self._directory(handle), point)
         partial = target.with_suffix(".partial")
         self._meet("discard")
         try:
@@ -197,7 +200,10 @@ class FakeProvider:
                 self._faults.meet("discard:renamed")
                 remove_tree(partial)
         except OSError as error:
-            raise _typed(error, f"baseline {baseline} could not be removed") from error
+            raise _typed(error, f"point {point} could not be removed") from error
+
+    def settle(self, handle: str) -> None:
+        """Nothing of it is ever paused."""
 
     def inspect(self, handle: str) -> MachineStatus:
         try:
@@ -233,17 +239,17 @@ class FakeProvider:
         return path if path.is_file() else None
 
     def list_owned(self) -> Iterator[OwnedMachine]:
-        found: dict[str, list[BaselineId]] = {}
+        found: dict[str, list[PointId]] = {}
         for path in sorted(self._root.iterdir()) if self._root.is_dir() else ():
             remains = _REMAINS.fullmatch(path.name)
             owner = _owner(path)
             if remains is not None and remains["installation"] == self._installation:
                 found.setdefault(remains["id"], [])
             elif owner is not None and owner.installation == self._installation and remains is None:
-                names = {entry.name.removesuffix(".partial") for entry in (path / "baselines").glob("*")}
-                found[path.name] = [BaselineId(name) for name in sorted(names)]
-        for handle, baselines in found.items():
-            yield OwnedMachine(id=EnvironmentId(handle), handle=handle, baselines=tuple(baselines))
+                names = {entry.name.removesuffix(".partial") for entry in (path / "points").glob("*")}
+                found[path.name] = [PointId(name) for name in sorted(names)]
+        for handle, points in found.items():
+            yield OwnedMachine(id=EnvironmentId(handle), handle=handle, points=tuple(points))
 
     def _meet(self, point: str) -> None:
         try:
@@ -253,11 +259,11 @@ class FakeProvider:
 
     def _source(self, spec: MachineSpec) -> Path | None:
         """The tree that a new disk is a copy of; None: the image is none of ours, so an empty one."""
-        if isinstance(spec.source, FromBaseline):
-            owner, _, baseline = spec.source.handle.partition("/")
-            source = self._baseline(self._directory(owner), BaselineId(baseline))
+        if isinstance(spec.source, FromPoint):
+            owner, _, point = spec.source.handle.partition("/")
+            source = self._point(self._directory(owner), PointId(point))
             if not source.is_dir():
-                message = f"there is no baseline {spec.source.handle}"
+                message = f"there is no point {spec.source.handle}"
                 raise MachineError(message, hint="Stop the project to capture its next baseline.")
             return source
         disk = spec.source.image.disk
@@ -277,8 +283,8 @@ class FakeProvider:
             raise MachineError(message, hint="`agent-swarm doctor` compares the registry with what exists.")
         return machine
 
-    def _baseline(self, machine: Path, baseline: BaselineId) -> Path:
-        return machine / "baselines" / self._directory(baseline).name
+    def _point(self, machine: Path, point: PointId) -> Path:
+        return machine / "points" / self._directory(point).name
 
     def _remains(self, handle: str, stage: str) -> Path:
         return self._root / f"{self._directory(handle).name}.{self._installation}.{stage}"

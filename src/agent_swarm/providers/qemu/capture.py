@@ -1,12 +1,12 @@
-"""Freezing a project's disk into a baseline, without stopping the project.
+"""Freezing a project's disk into a point, without stopping the project.
 
-The active layer n becomes the baseline, and an empty layer n+1 on top of it becomes active. What a kill of the
+The active layer n becomes the point, and an empty layer n+1 on top of it becomes active. What a kill of the
 caller leaves at each step, and why it is safe:
 
     1. machine.json gets pending_layer = n+1        layer n is still active, n+1 does not exist
     2. layers/n+1 is made, empty                    whoever takes it for the active one sees what n holds
     3. QEMU, if it runs, switches to n+1            from here on n is never written again
-    4. baselines/<id>.json is written               the baseline exists
+    4. points/<id>.json is written               the point exists
     5. machine.json gets layer = n+1                done
 
 `settle` finishes or forgets a pending layer: a running QEMU says what it writes to; a stopped machine
@@ -32,7 +32,7 @@ from agent_swarm.providers.qemu.monitor import Monitor
 
 if TYPE_CHECKING:
     from agent_swarm.events import Progress
-    from agent_swarm.model import BaselineId
+    from agent_swarm.model import PointId
     from agent_swarm.providers.qemu.definition import MachineDefinition
     from agent_swarm.providers.qemu.layout import MachineFiles
 
@@ -41,17 +41,15 @@ logger = logging.getLogger(__name__)
 PING_TIMEOUT_S = 3.0
 THAW_ATTEMPTS = 3
 NO_AGENT = "no guest agent runs in it"
-NOT_FROZEN = "the guest's file systems were not frozen: the baseline's are as after a power cut"
+NOT_FROZEN = "the guest's file systems were not frozen: the point's are as after a power cut"
 
 
-def capture(
-    files: MachineFiles, definition: MachineDefinition, baseline: BaselineId, progress: Progress
-) -> None:
-    """Make the baseline; nothing happens where it exists. The caller has made sure that the chain is sound.
+def capture(files: MachineFiles, definition: MachineDefinition, point: PointId, progress: Progress) -> None:
+    """Make the point; nothing happens where it exists. The caller has made sure that the chain is sound.
 
     Raises MachineError; then the machine is as it was.
     """
-    if files.baseline(baseline).exists():
+    if files.point(point).exists():
         return
     definition = settle(files, definition)
     frozen, following = definition.layer, definition.layer + 1
@@ -62,9 +60,9 @@ def capture(
         if process.find(files) is not None:
             _switch(files, following, progress)
         undo.pop_all()
-    files.baselines.mkdir(mode=0o700, exist_ok=True)
+    files.points.mkdir(mode=0o700, exist_ok=True)
     created_at = datetime.now(UTC).isoformat()
-    layout.write(files.baseline(baseline), layout.BaselineRecord(layer=frozen, created_at=created_at))
+    layout.write(files.point(point), layout.PointRecord(layer=frozen, created_at=created_at))
     settled = msgspec.structs.replace(definition, layer=following, pending_layer=None)
     layout.write(files.definition, settled)
 

@@ -6,7 +6,7 @@
     ├── layers/0001.qcow2, 0002.qcow2, ...
     │                     the disk; each builds on the one before, the first on the image (project) or on
     │                     a layer of the project (task). Files never move. Only the active one is written
-    ├── baselines/<id>.json   which layer a baseline is
+    ├── points/<id>.json   which layer a point is
     ├── seed.iso          cloud-init's NoCloud seed
     ├── uefi-vars.fd      UEFI variables, where the machine starts by UEFI
     ├── console.log       the serial console since the last start
@@ -31,7 +31,7 @@ import msgspec
 
 from agent_swarm.errors import MachineError
 from agent_swarm.files import write_atomically
-from agent_swarm.model import BaselineId, EnvironmentId, InstallationId, Kind
+from agent_swarm.model import EnvironmentId, InstallationId, Kind, PointId
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +49,8 @@ class Owner(msgspec.Struct, frozen=True):
     kind: Kind
 
 
-class BaselineRecord(msgspec.Struct, frozen=True):
-    """baselines/<id>.json: the layer that tasks of this baseline build on; it is never written again."""
+class PointRecord(msgspec.Struct, frozen=True):
+    """points/<id>.json: the layer that tasks of this point build on; it is never written again."""
 
     layer: int
     created_at: str
@@ -115,11 +115,11 @@ class MachineFiles:
         return self.layers / f"{number:04d}.qcow2"
 
     @property
-    def baselines(self) -> Path:
-        return self.directory / "baselines"
+    def points(self) -> Path:
+        return self.directory / "points"
 
-    def baseline(self, baseline: BaselineId) -> Path:
-        return self.baselines / f"{baseline}.json"
+    def point(self, point: PointId) -> Path:
+        return self.points / f"{point}.json"
 
     @property
     def seed(self) -> Path:
@@ -169,14 +169,14 @@ def parse_remains(name: str) -> tuple[EnvironmentId, InstallationId] | None:
     return (EnvironmentId(parts[1]), InstallationId(parts[2])) if len(parts) == 3 and not parts[0] else None
 
 
-def baseline_handle(files: MachineFiles, baseline: BaselineId) -> str:
-    return f"{files.handle}/{baseline}"
+def point_handle(files: MachineFiles, point: PointId) -> str:
+    return f"{files.handle}/{point}"
 
 
-def parse_baseline_handle(paths: Paths, handle: str) -> tuple[MachineFiles, BaselineId]:
-    """The project's files and the baseline's id of a baseline's handle. Raises MachineError."""
-    machine, _, baseline = handle.rpartition("/")
-    return parse_handle(paths, machine), BaselineId(baseline)
+def parse_point_handle(paths: Paths, handle: str) -> tuple[MachineFiles, PointId]:
+    """The project's files and the point's id of a point's handle. Raises MachineError."""
+    machine, _, point = handle.rpartition("/")
+    return parse_handle(paths, machine), PointId(point)
 
 
 Record = TypeVar("Record", bound=msgspec.Struct)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from agent_swarm import files as filesystem
 from agent_swarm import processes
 from agent_swarm.errors import MachineError, SwarmError
-from agent_swarm.model import BaselineId, EnvironmentId, Firmware, Kind, MachineState, MachineStatus
+from agent_swarm.model import EnvironmentId, Firmware, Kind, MachineState, MachineStatus, PointId
 from agent_swarm.providers.base import FromImage, OwnedMachine, Readiness
 from agent_swarm.providers.qemu import definition, layout, process
 from agent_swarm.providers.qemu.chain import Chain
@@ -174,23 +174,34 @@ class QemuProvider:
         process.end(files)
         self._remove(files)
 
-    def capture(self, handle: str, baseline: BaselineId, progress: Progress) -> str:
+    def capture(self, handle: str, point: PointId, progress: Progress, *, memory: bool = False) -> str:
         from agent_swarm.providers.qemu import capture
 
         files, machine = self._existing(handle)
-        if not files.baseline(baseline).exists():
+        if memory:
+            message = "the qemu provider saves no memory yet"
+            raise MachineError(message)
+        if not files.point(point).exists():
             self._refuse_broken(files, machine)
-            capture.capture(files, machine, baseline, progress)
-        return layout.baseline_handle(files, baseline)
+            capture.capture(files, machine, point, progress)
+        return layout.point_handle(files, point)
 
-    def discard(self, handle: str, baseline: BaselineId) -> None:
+    def discard(self, handle: str, point: PointId) -> None:
         from agent_swarm.providers.qemu import capture
 
         files = layout.parse_handle(self._paths, handle)
         machine = definition.load(files)
         if machine is not None:
             capture.settle(files, machine)  # a capture that was interrupted ends here, too
-        files.baseline(baseline).unlink(missing_ok=True)
+        files.point(point).unlink(missing_ok=True)
+
+    def settle(self, handle: str) -> None:
+        from agent_swarm.providers.qemu import capture
+
+        files = layout.parse_handle(self._paths, handle)
+        machine = definition.load(files)
+        if machine is not None:
+            capture.settle(files, machine)
 
     def inspect(self, handle: str) -> MachineStatus:
         try:
@@ -233,7 +244,7 @@ class QemuProvider:
             found = (self._owned(kind, path) for path in (parent.iterdir() if parent.is_dir() else ()))
             for identifier in sorted({identifier for identifier in found if identifier is not None}):
                 files = layout.MachineFiles.of(self._paths, kind, identifier)
-                yield OwnedMachine(files.id, files.handle, _baselines(files))
+                yield OwnedMachine(files.id, files.handle, _points(files))
 
     def _owned(self, kind: Kind, directory: Path) -> EnvironmentId | None:
         """The id of the machine of ours that a directory, or the remains of one, belongs to."""
@@ -283,10 +294,10 @@ class QemuProvider:
         return files, machine
 
     def _layer(self, handle: str) -> Path:
-        files, baseline = layout.parse_baseline_handle(self._paths, handle)
-        record = layout.read(files.baseline(baseline), layout.BaselineRecord)
+        files, point = layout.parse_point_handle(self._paths, handle)
+        record = layout.read(files.point(point), layout.PointRecord)
         if record is None:
-            message = f"the baseline {handle} is gone"
+            message = f"the point {handle} is gone"
             raise MachineError(message, hint="Make a new one with `agent-swarm project stop`.")
         return files.layer(record.layer)
 
@@ -324,8 +335,8 @@ def _relative(files: MachineFiles, path: Path | None) -> str | None:
     return None if path is None else os.path.relpath(path, files.directory)
 
 
-def _baselines(files: MachineFiles) -> list[BaselineId]:
-    return [BaselineId(path.stem) for path in sorted(files.baselines.glob("[!.]*.json"))]
+def _points(files: MachineFiles) -> list[PointId]:
+    return [PointId(path.stem) for path in sorted(files.points.glob("[!.]*.json"))]
 
 
 def _broken(files: MachineFiles, problem: str) -> MachineError:
