@@ -34,6 +34,10 @@ OperationId = NewType("OperationId", int)
 ImageDigest = NewType("ImageDigest", str)
 """sha256 of the image's qcow2 file, 64 hex digits."""
 
+SESSION_SECRETS = "AGENT_SWARM_SESSION_SECRETS"
+"""An environment variable of every process in a guest that was given a session's secrets: such processes do not
+live on in a fork (providers/base.py, the hygiene contract)."""
+
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit"
 

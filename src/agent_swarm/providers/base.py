@@ -30,7 +30,7 @@ cannot be done, the machine does not run and is SUSPENDED as before:
 
 - The guest's random number generator has new entropy from the host, its wall clock is right to the second.
 - Where the memory was another machine's, the guest has an identity of its own: host name, machine-id and SSH
-  host keys; and no process lives in it that was given a session's secrets (`SESSION_SECRETS` in its
+  host keys; and no process lives in it that was given a session's secrets (`model.SESSION_SECRETS` in its
   environment), unless the new machine was asked to keep them.
 """
 
@@ -129,10 +129,6 @@ class OwnedMachine:
     """The points that were captured from it."""
     kept: bool = False
     """It was deleted, but others build on its files. They go with the last of those; nothing needs doing."""
-
-
-SESSION_SECRETS = "AGENT_SWARM_SESSION_SECRETS"
-"""An environment variable of every process in a guest that was given secrets: see the hygiene contract."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,19 @@ TCG = "tcg,thread=multi,tb-size=128"
 """The emulator, with 128 MiB for translated code. QEMU's default, 1 GiB, fills during one boot: 1,480 MB of the
 host for a machine of 1 GiB instead of 450, at the same speed (measured: 60 s of CPU for a boot either way)."""
 
+NOTHING = "driver=null-co,size=1G,read-zeroes=on"
+"""A disk of zeros that forgets what is written."""
+
 AGENT_CHANNEL = "agent0"
 """The id of the guest agent's character device."""
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """How a machine goes on from saved memory."""
+
+    own: bool
+    """The memory is this machine's: it keeps its identity."""
+    keep_secrets: bool = False
 
 
 class MachineDefinition(msgspec.Struct, frozen=True):
@@ -53,6 +64,9 @@ class MachineDefinition(msgspec.Struct, frozen=True):
     """The active layer, which the machine writes to."""
     pending_layer: int | None = None
     """A layer that a capture is about to make active, or has: see capture.py."""
+    host_name: str = ""
+    resume: Resume | None = None
+    """The next start goes on from the memory in `saved/`; the active layer is then of no worth, and empty."""
 
 
 def load(files: layout.MachineFiles) -> MachineDefinition | None:
@@ -87,11 +101,12 @@ class Launch:
     accelerator: str
     netdev: str
     """The value of -netdev after its type's id: "user,hostfwd=..." or "stream,addr.str=3,..."."""
-    disk: Path
-    seed: Path
-    console: Path
+    disk: Path | None
+    """None: a disk of nothing, for a QEMU that only takes over memory. So are the next three."""
+    seed: Path | None
+    console: Path | None
+    agent_socket: Path | None
     qmp_socket: Path
-    agent_socket: Path
     pid_file: Path
     kernel: Path | None = None
     initrd: Path | None = None
@@ -99,6 +114,12 @@ class Launch:
     uefi_variables: Path | None = None
     sandbox: bool = False
     paused: bool = False
+    memory: Path | None = None
+    """The file that the memory is mapped from; None: memory of its own."""
+    write_memory: bool = False
+    """Changes go to that file; else they stay with this machine."""
+    incoming: str = ""
+    """Where the state to go on from arrives ("defer", "fd:7"); "": the machine starts anew."""
 
 
 def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
@@ -113,19 +134,24 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
     words += ["-cpu", cpu_model(launch.accelerator)]
     words += ["-smp", f"cpus={definition.cpus},sockets=1,cores={definition.cpus},threads=1"]
     words += ["-m", f"size={definition.memory_mib}M"]
-    words += ["-object", f"memory-backend-ram,id=ram0,size={definition.memory_mib}M"]
+    words += ["-object", _memory(definition, launch)]
     words += _boot(definition, launch)
-    words += ["-chardev", f"file,id=console0,path={escaped(launch.console)},append=on"]
+    words += ["-chardev", f"file,id=console0,path={escaped(launch.console)},append=on" if launch.console else "null,id=console0"]
     words += ["-serial", "chardev:console0"]
     words += ["-chardev", f"socket,id=qmp0,path={escaped(launch.qmp_socket)},server=on,wait=off"]
     words += ["-mon", "chardev=qmp0,mode=control"]
     words += [
         "-drive",
-        f"id={ROOT_DRIVE},node-name={layer_node(definition.layer)},if=none,format=qcow2,file={escaped(launch.disk)},discard=unmap,detect-zeroes=unmap",
+        f"id={ROOT_DRIVE},if=none,"
+        + (
+            f"node-name={layer_node(definition.layer)},format=qcow2,file={escaped(launch.disk)},discard=unmap,detect-zeroes=unmap"
+            if launch.disk
+            else NOTHING
+        ),
         "-device",
         f"virtio-blk-pci,id=root0,drive={ROOT_DRIVE},bus=pcie.0,addr=0x2,bootindex=1",
         "-drive",
-        f"id=seed,if=none,format=raw,file={escaped(launch.seed)},readonly=on",
+        "id=seed,if=none,readonly=on," + (f"format=raw,file={escaped(launch.seed)}" if launch.seed else NOTHING),
         "-device",
         "virtio-blk-pci,id=seed0,drive=seed,bus=pcie.0,addr=0x3",  # cloud kernels know no AHCI
         "-netdev",
@@ -135,7 +161,9 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
         "-device",
         "virtio-serial-pci,id=serial0,bus=pcie.0,addr=0x5",
         "-chardev",
-        f"socket,id={AGENT_CHANNEL},path={escaped(launch.agent_socket)},server=on,wait=off",
+        f"socket,id={AGENT_CHANNEL},path={escaped(launch.agent_socket)},server=on,wait=off"
+        if launch.agent_socket
+        else f"null,id={AGENT_CHANNEL}",
         "-device",
         f"virtserialport,id=agentport0,bus=serial0.0,nr=1,chardev={AGENT_CHANNEL},name=org.qemu.guest_agent.0",
         "-object",
@@ -146,6 +174,8 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
     if not arm:
         words += ["-device", "vmgenid,id=generation0,guid=auto"]
     words += ["-pidfile", os.fspath(launch.pid_file)]
+    if launch.incoming:
+        words += ["-incoming", launch.incoming]
     return [*words, "-S"] if launch.paused else words
 
 
@@ -162,6 +192,14 @@ def cpu_model(accelerator: str) -> str:
 def escaped(path: Path) -> str:
     """A path inside a QEMU option, where a comma is written twice."""
     return os.fspath(path).replace(",", ",,")
+
+
+def _memory(definition: MachineDefinition, launch: Launch) -> str:
+    # memory is known by the object's id: what was saved from one kind can be loaded into the other
+    if launch.memory is None:
+        return f"memory-backend-ram,id=ram0,size={definition.memory_mib}M"
+    share = "on" if launch.write_memory else "off"
+    return f"memory-backend-file,id=ram0,size={definition.memory_mib}M,mem-path={escaped(launch.memory)},share={share}"
 
 
 def _netdev(value: str) -> str:

@@ -6,6 +6,7 @@ Source: https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 BUSY_POLL_S = 0.05
+UNLIMITED = 1 << 34
+"""Bytes a second: more than any channel carries."""
 
 
 class NotListeningError(MachineError):
@@ -108,8 +111,63 @@ class Monitor:
         """Flush the disks and end QEMU at once."""
         self._execute("quit")
 
+    def pause(self) -> None:
+        self._execute("stop")
+
     def resume(self) -> None:
         self._execute("cont")
+
+    def migrate_to(self, connection: socket.socket, *, downtime_ms: int) -> None:
+        """Begin to send memory and devices while the guest runs; it stops in "pre-switchover", until
+        `continue_migration`, when what is left takes at most `downtime_ms` to send."""
+        self._set_capabilities({"pause-before-switchover": True, "x-ignore-shared": False})
+        self._execute("migrate-set-parameters", {"max-bandwidth": UNLIMITED, "downtime-limit": downtime_ms})
+        self._give("migration", connection.fileno())
+        self._execute("migrate", {"uri": "fd:migration"})
+
+    def continue_migration(self) -> None:
+        """Send the rest. The disks are let go of; `resume` takes them again."""
+        self._execute("migrate-continue", {"state": "pre-switchover"})
+
+    def cancel_migration(self) -> None:
+        self._execute("migrate_cancel")
+
+    def migration(self) -> tuple[str, str]:
+        """How far it has got ("none", "active", "pre-switchover", "completed", "cancelled", "failed", ...), and what
+        went wrong."""
+        found = self._execute("query-migrate")
+        return str(found.get("status", "none")), str(found.get("error-desc", ""))
+
+    def write_state(self, path: Path) -> None:
+        """Begin to write the devices' state to a new file; memory that lies in a shared file stays there."""
+        self._set_capabilities({"pause-before-switchover": False, "x-ignore-shared": True})
+        self._execute("migrate-set-parameters", {"max-bandwidth": UNLIMITED})
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            self._give("state", descriptor)
+        finally:
+            os.close(descriptor)
+        self._execute("migrate", {"uri": "fd:state"})
+
+    def read_state(self, path: Path) -> None:
+        """Begin to load what `write_state` wrote, in a QEMU that was started with "-incoming defer"."""
+        self._set_capabilities({"x-ignore-shared": True})
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._give("state", descriptor)
+        finally:
+            os.close(descriptor)
+        self._execute("migrate-incoming", {"uri": "fd:state"})
+
+    def _set_capabilities(self, wanted: dict[str, bool]) -> None:
+        entries = [{"capability": name, "state": state} for name, state in wanted.items()]
+        self._execute("migrate-set-capabilities", {"capabilities": entries})
+
+    def _give(self, name: str, descriptor: int) -> None:
+        """Pass a file descriptor, which QEMU then knows by name."""
+        assert self._client is not None
+        self._client.send_fd_scm(descriptor)
+        self._execute("getfd", {"fdname": name})
 
     def active_node(self, drive: str) -> str:
         """The name of the block node that a drive writes to now: as given at the start, or by a switch."""

@@ -46,9 +46,6 @@ class QemuProvider:
 
     name = "qemu"
     simulated = False
-    snapshots: Snapshots | None = None
-    live_fork: LiveFork | None = None
-    suspend: Suspend | None = None
     pricing: Pricing | None = None
 
     def __init__(self, context: ProviderContext, environ: Mapping[str, str] = os.environ) -> None:
@@ -58,6 +55,10 @@ class QemuProvider:
         self._environ = environ
         self._chain = Chain()
         self._qemus: dict[str, host.Qemu] = {}
+        facets = Live(self)
+        self.snapshots: Snapshots | None = facets
+        self.live_fork: LiveFork | None = facets
+        self.suspend: Suspend | None = facets
 
     def probe(self) -> Readiness:
         from agent_swarm.providers.qemu import accelerator, host, launch, network
@@ -170,30 +171,41 @@ class QemuProvider:
         shutdown.stop(layout.parse_handle(self._paths, handle), force=force, timeout_s=timeout_s)
 
     def delete(self, handle: str) -> None:
+        from agent_swarm.providers.qemu import memory, storage
+
         files = layout.parse_handle(self._paths, handle)
         process.end(files)
-        self._remove(files)
+        memory.discard(files)
+        with storage.changing(self._paths):
+            storage.remove(self._paths, files, files.remains(self._installation))
 
     def capture(self, handle: str, point: PointId, progress: Progress, *, memory: bool = False) -> str:
         from agent_swarm.providers.qemu import capture
 
         files, machine = self._existing(handle)
-        if memory:
-            message = "the qemu provider saves no memory yet"
-            raise MachineError(message)
-        if not files.point(point).exists():
+        if not files.point_record(point).exists():
             self._refuse_broken(files, machine)
-            capture.capture(files, machine, point, progress)
+            qemu = None
+            if memory:
+                self._require_running(files, machine)
+                qemu = self._qemu(machine.architecture)
+            capture.capture(files, machine, point, progress, qemu=qemu)
         return layout.point_handle(files, point)
 
     def discard(self, handle: str, point: PointId) -> None:
-        from agent_swarm.providers.qemu import capture
+        from agent_swarm.providers.qemu import storage
 
+        self.settle(handle)  # a capture that was interrupted ends here, too
         files = layout.parse_handle(self._paths, handle)
-        machine = definition.load(files)
-        if machine is not None:
-            capture.settle(files, machine)  # a capture that was interrupted ends here, too
-        files.point(point).unlink(missing_ok=True)
+        remains = files.points / f".{point}"
+        with storage.changing(self._paths):
+            filesystem.remove_tree(remains)
+            if files.point(point).is_dir():
+                files.point(point).rename(remains)
+                filesystem.sync_directory(files.points)
+                filesystem.remove_tree(remains)
+            if files.layers.is_dir():
+                storage.prune(self._paths, files)
 
     def settle(self, handle: str) -> None:
         from agent_swarm.providers.qemu import capture
@@ -206,7 +218,7 @@ class QemuProvider:
     def inspect(self, handle: str) -> MachineStatus:
         try:
             files = layout.parse_handle(self._paths, handle)
-            if not files.directory.is_dir():
+            if not files.directory.is_dir() or files.kept.exists():
                 return MachineStatus(MachineState.ABSENT)
             record = process.find(files)
             if record is not None:
@@ -219,7 +231,7 @@ class QemuProvider:
         problem = self._problem(files, machine)
         if problem:
             return MachineStatus(MachineState.BROKEN, reason=problem)
-        return MachineStatus(MachineState.STOPPED)
+        return MachineStatus(MachineState.STOPPED if machine.resume is None else MachineState.SUSPENDED)
 
     def usage(self, handle: str) -> MachineStatus:
         status = self.inspect(handle)
@@ -244,7 +256,7 @@ class QemuProvider:
             found = (self._owned(kind, path) for path in (parent.iterdir() if parent.is_dir() else ()))
             for identifier in sorted({identifier for identifier in found if identifier is not None}):
                 files = layout.MachineFiles.of(self._paths, kind, identifier)
-                yield OwnedMachine(files.id, files.handle, _points(files))
+                yield OwnedMachine(files.id, files.handle, _points(files), kept=files.kept.exists())
 
     def _owned(self, kind: Kind, directory: Path) -> EnvironmentId | None:
         """The id of the machine of ours that a directory, or the remains of one, belongs to."""
@@ -336,7 +348,9 @@ def _relative(files: MachineFiles, path: Path | None) -> str | None:
 
 
 def _points(files: MachineFiles) -> list[PointId]:
-    return [PointId(path.stem) for path in sorted(files.points.glob("[!.]*.json"))]
+    from agent_swarm.providers.qemu import storage
+
+    return storage.points(files)
 
 
 def _broken(files: MachineFiles, problem: str) -> MachineError:
