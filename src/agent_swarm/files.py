@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 
 
@@ -15,6 +13,8 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
 
     Raises OSError, and then leaves the old file as it was.
     """
+    import tempfile
+
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -50,6 +50,8 @@ def remove_tree(path: Path) -> None:
 
     Others may remove files below it meanwhile.
     """
+    import shutil
+
     while path.exists():
         with contextlib.suppress(FileNotFoundError):  # a file that was gone before its turn: go on
             shutil.rmtree(path)
