@@ -6,8 +6,7 @@ One `Registry` serves many threads: each thread has a connection of its own.
 from __future__ import annotations
 
 import contextlib
-import difflib
-import secrets
+import os
 import sqlite3
 import threading
 from datetime import UTC, datetime
@@ -42,11 +41,11 @@ if TYPE_CHECKING:
 
 
 def new_environment_id() -> EnvironmentId:
-    return EnvironmentId(secrets.token_hex(6))
+    return EnvironmentId(_new_id())
 
 
 def new_baseline_id() -> BaselineId:
-    return BaselineId(secrets.token_hex(6))
+    return BaselineId(_new_id())
 
 
 class Registry:
@@ -92,7 +91,7 @@ class Registry:
         if not rows:
             with self.transaction():
                 if not self._read("SELECT id FROM installation"):
-                    self._write("INSERT INTO installation VALUES (?, ?)", secrets.token_hex(6), _now())
+                    self._write("INSERT INTO installation VALUES (?, ?)", _new_id(), _now())
             rows = self._read("SELECT id FROM installation")
         return InstallationId(rows[0]["id"])
 
@@ -116,6 +115,8 @@ class Registry:
         if rows:
             return _environment(rows[0])
         names = [row["name"] for row in self._read("SELECT name FROM environments WHERE kind = ?", kind)]
+        import difflib
+
         near = difflib.get_close_matches(name, names, n=1)
         other = "" if near else self._elsewhere(kind, name)
         hint = f"Did you mean {near[0]!r}?" if near else other
@@ -290,6 +291,10 @@ class Registry:
                 connection.close()
             self._connections.clear()
         self._local = threading.local()
+
+
+def _new_id() -> str:
+    return os.urandom(6).hex()
 
 
 def _now() -> str:
