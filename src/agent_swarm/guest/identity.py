@@ -201,6 +201,9 @@ def _check_clock(agent: GuestAgent, architecture: str) -> None:
 def _new_host_key(scratch: Path) -> tuple[str, str]:
     with tempfile.TemporaryDirectory(prefix=".host-key-", dir=scratch) as directory:
         path = Path(directory, "key")
-        runner.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", os.fspath(path)], timeout_s=TIMEOUT_S)
+        runner.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", os.fspath(path)],
+            timeout_s=TIMEOUT_S,
+        )
         public = " ".join(path.with_suffix(".pub").read_text(encoding="ascii").split()[:2])
         return path.read_text(encoding="ascii"), public

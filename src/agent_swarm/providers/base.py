@@ -198,10 +198,15 @@ class Provider(Protocol):
     """Lower-case identifier, as in the config and in `providers`."""
     simulated: bool
     """True where "machines" are not real ones; shown in every listing."""
-    snapshots: Snapshots | None
-    live_fork: LiveFork | None
-    suspend: Suspend | None
-    pricing: Pricing | None
+
+    @property
+    def snapshots(self) -> Snapshots | None: ...
+    @property
+    def live_fork(self) -> LiveFork | None: ...
+    @property
+    def suspend(self) -> Suspend | None: ...
+    @property
+    def pricing(self) -> Pricing | None: ...
 
     def probe(self) -> Readiness:
         """Look at the host and say whether this provider works here. Changes nothing, never raises,

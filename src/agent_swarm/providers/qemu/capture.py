@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from agent_swarm.events import Progress
     from agent_swarm.model import PointId
-    from agent_swarm.paths import Paths
     from agent_swarm.providers.qemu.definition import MachineDefinition
     from agent_swarm.providers.qemu.host import Qemu
     from agent_swarm.providers.qemu.layout import MachineFiles
@@ -53,7 +52,12 @@ NOT_FROZEN = "the guest's file systems were not frozen: the point's are as after
 
 
 def capture(
-    files: MachineFiles, definition: MachineDefinition, point: PointId, progress: Progress, *, qemu: Qemu | None
+    files: MachineFiles,
+    definition: MachineDefinition,
+    point: PointId,
+    progress: Progress,
+    *,
+    qemu: Qemu | None,
 ) -> None:
     """Make the point, with memory where `qemu` is given. The caller has made sure that the chain is sound.
 
@@ -96,9 +100,7 @@ def suspend(files: MachineFiles, definition: MachineDefinition, progress: Progre
     with ExitStack() as undo:
         undo.callback(memory.release, files)
         undo.callback(memory.discard, files)
-        made = memory.save(
-            files, definition, qemu, progress, at_switch=lambda _: None, then=lambda _: None
-        )
+        made = memory.save(files, definition, qemu, progress, at_switch=lambda _: None, then=lambda _: None)
         remove_tree(files.saved)
         made.rename(files.saved)
         undo.callback(remove_tree, files.saved)
@@ -111,7 +113,7 @@ def suspend(files: MachineFiles, definition: MachineDefinition, progress: Progre
     settle(files, suspended)
 
 
-def restore(paths: Paths, files: MachineFiles, definition: MachineDefinition, point: PointId) -> None:
+def restore(files: MachineFiles, definition: MachineDefinition, point: PointId) -> None:
     """Put the machine, which does not run, back to one of its points. Raises MachineError."""
     record = layout.read(files.point_record(point), layout.PointRecord)
     if record is None:
@@ -119,7 +121,7 @@ def restore(paths: Paths, files: MachineFiles, definition: MachineDefinition, po
         raise MachineError(message)
     source = files.point(point)
     variables = source / files.uefi_variables.name
-    with storage.changing(paths):
+    with storage.changing(files.paths):
         resume = None
         if memory.load_record(source) is not None:
             memory.link(source, files.saved)
@@ -133,7 +135,7 @@ def restore(paths: Paths, files: MachineFiles, definition: MachineDefinition, po
         layout.write(files.definition, restored)
         if resume is None:
             remove_tree(files.saved)
-        storage.prune(paths, files)
+        storage.prune(files)
 
 
 def _publish(files: MachineFiles, point: PointId, layer: int, made: Path | None) -> None:

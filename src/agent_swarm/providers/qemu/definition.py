@@ -80,6 +80,13 @@ def load(files: layout.MachineFiles) -> MachineDefinition | None:
     return found
 
 
+def save(files: layout.MachineFiles, machine: MachineDefinition, **changes: object) -> MachineDefinition:
+    """Write the definition with some fields changed, durable; return it."""
+    changed = msgspec.structs.replace(machine, **changes)
+    layout.write(files.definition, changed)
+    return changed
+
+
 def mac_address(environment: EnvironmentId) -> str:
     """A stable address in QEMU's own prefix."""
     import hashlib
@@ -137,7 +144,12 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
     words += ["-m", f"size={definition.memory_mib}M"]
     words += ["-object", _memory(definition, launch)]
     words += _boot(definition, launch)
-    words += ["-chardev", f"file,id=console0,path={escaped(launch.console)},append=on" if launch.console else "null,id=console0"]
+    words += [
+        "-chardev",
+        f"file,id=console0,path={escaped(launch.console)},append=on"
+        if launch.console
+        else "null,id=console0",
+    ]
     words += ["-serial", "chardev:console0"]
     words += ["-chardev", f"socket,id=qmp0,path={escaped(launch.qmp_socket)},server=on,wait=off"]
     words += ["-mon", "chardev=qmp0,mode=control"]
@@ -152,7 +164,8 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
         "-device",
         f"virtio-blk-pci,id=root0,drive={ROOT_DRIVE},bus=pcie.0,addr=0x2,bootindex=1",
         "-drive",
-        "id=seed,if=none,readonly=on," + (f"format=raw,file={escaped(launch.seed)}" if launch.seed else NOTHING),
+        "id=seed,if=none,readonly=on,"
+        + (f"format=raw,file={escaped(launch.seed)}" if launch.seed else NOTHING),
         "-device",
         "virtio-blk-pci,id=seed0,drive=seed,bus=pcie.0,addr=0x3",  # cloud kernels know no AHCI
         "-netdev",

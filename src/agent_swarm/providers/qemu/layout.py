@@ -132,11 +132,7 @@ class MachineFiles:
     def saver(self) -> MachineFiles:
         """The files of the QEMU that takes over this machine's memory to save it."""
         return dataclasses.replace(
-            self,
-            directory=self.directory / "saver",
-            qmp_socket=self.qmp_socket.with_name(f"{self.qmp_socket.stem}.saver"),
-            agent_socket=self.agent_socket.with_name(f"{self.agent_socket.stem}.none"),
-            process_record=self.process_record.with_name(f"{self.process_record.stem}.saving"),
+            self, id=EnvironmentId(f"{self.id}.saver"), directory=self.directory / "saver"
         )
 
     @property

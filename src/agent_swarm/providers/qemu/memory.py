@@ -70,8 +70,15 @@ class MemoryRecord(msgspec.Struct, frozen=True):
     network: str
 
 
-def save(files: MachineFiles, machine: MachineDefinition, qemu: Qemu, progress: Progress, *,
-         at_switch: Callable[[Monitor], None], then: Callable[[Monitor], None]) -> Path:
+def save(
+    files: MachineFiles,
+    machine: MachineDefinition,
+    qemu: Qemu,
+    progress: Progress,
+    *,
+    at_switch: Callable[[Monitor], None],
+    then: Callable[[Monitor], None],
+) -> Path:
     """Save the running machine's memory; return the directory that holds it, durable, in `files.saver`.
 
     `at_switch` is called in the instant that is saved, the guest standing still; `then` when its memory is safe in
@@ -156,7 +163,9 @@ def link(source: Path, target: Path) -> None:
     sync_directory(target.parent)
 
 
-def obstacle(record: MemoryRecord, *, qemu: str, accelerator: str, network: str, resources: Resources | None) -> str:
+def obstacle(
+    record: MemoryRecord, *, qemu: str, accelerator: str, network: str, resources: Resources | None
+) -> str:
     """Why the memory cannot be loaded into a machine of `resources` (None: of its own) here, "" where it can."""
     saved = record.machine
     for what, then, now in (
@@ -179,21 +188,29 @@ def cpu_identity(accelerator: str) -> str:
         return model
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:  # noqa: PTH123 - reads two lines
-            lines = dict(line.split(":", 1) for line in stream.read().split("\n\n")[0].splitlines() if ":" in line)
+            lines = dict(
+                line.split(":", 1) for line in stream.read().split("\n\n")[0].splitlines() if ":" in line
+            )
     except OSError:
         return platform.processor() or platform.machine()
     found = {name.strip(): value.strip() for name, value in lines.items()}
     return " ".join(filter(None, (found.get("model name"), found.get("stepping"), found.get("microcode"))))
 
 
-def _start_saver(files: MachineFiles, machine: MachineDefinition, qemu: Qemu, runtime: layout.Runtime, *,
-                 incoming: socket.socket) -> Daemon:
+def _start_saver(
+    files: MachineFiles,
+    machine: MachineDefinition,
+    qemu: Qemu,
+    runtime: layout.Runtime,
+    *,
+    incoming: socket.socket,
+) -> Daemon:
     saver = files.saver
     held = process.claim(saver)
     assert held is not None, "a saver runs that was ended"
     try:
         words = definitions.argv(
-            machine,
+            msgspec.structs.replace(machine, id=saver.id),
             definitions.Launch(
                 binary=qemu.binary,
                 accelerator=runtime.accelerator,
@@ -223,7 +240,9 @@ def _wait_for_switch(source: Monitor, daemon: Daemon, progress: Progress) -> Non
     try:
         _wait(source, daemon, "pre-switchover", until=deadline)
     except _LateError:
-        progress(Notice("the guest changes its memory quicker than it can be saved: it stands still meanwhile"))
+        progress(
+            Notice("the guest changes its memory quicker than it can be saved: it stands still meanwhile")
+        )
         source.pause()
         _wait(source, daemon, "pre-switchover")
 

@@ -56,7 +56,7 @@ def is_kept(files: MachineFiles) -> bool:
     return files.kept.exists()
 
 
-def needed(paths: Paths, files: MachineFiles, *, without: PointId | None = None) -> set[Path]:
+def needed(files: MachineFiles, *, without: PointId | None = None) -> set[Path]:
     """The machine's layers that anything needs, `without` one of its points. Raises MachineError."""
     roots = [files.layer(record.layer) for record in _records(files, without)]
     machine = None if is_kept(files) else definition.load(files)
@@ -64,7 +64,7 @@ def needed(paths: Paths, files: MachineFiles, *, without: PointId | None = None)
         roots.append(files.layer(machine.layer))
         if machine.pending_layer is not None:
             roots.append(files.layer(machine.pending_layer))
-    roots += _external(paths, files)
+    roots += _external(files)
     found: set[Path] = set()
     for root in roots:
         layer: Path | None = root
@@ -74,15 +74,15 @@ def needed(paths: Paths, files: MachineFiles, *, without: PointId | None = None)
     return found
 
 
-def prune(paths: Paths, files: MachineFiles) -> None:
+def prune(files: MachineFiles) -> None:
     """Remove the machine's layers that nobody needs. The caller holds `changing`."""
-    wanted = needed(paths, files)
+    wanted = needed(files)
     for layer in files.layers.glob("[!.]*.qcow2"):
         if layer not in wanted:
             layer.unlink(missing_ok=True)
 
 
-def remove(paths: Paths, files: MachineFiles, remains: Path) -> None:
+def remove(files: MachineFiles, remains: Path) -> None:
     """Remove a machine's files, as far as no other machine builds on them; then what was kept for its sake.
 
     `remains` is the name that carries the tag while files are removed. The caller holds `changing`.
@@ -92,20 +92,20 @@ def remove(paths: Paths, files: MachineFiles, remains: Path) -> None:
         return
     base = base_of(files)
     layout.write(files.kept, Kept())
-    if any(True for _ in _external(paths, files)):
+    if any(True for _ in _external(files)):
         for path in list(files.directory.iterdir()):
             if path in (files.owner, files.kept, files.layers):
                 continue
             remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        prune(paths, files)
+        prune(files)
         return
     files.directory.rename(remains)
     sync_directory(files.directory.parent)
     remove_tree(remains)
     if base is not None:
-        owner = _owner_of(paths, base)
+        owner = _owner_of(files.paths, base)
         if owner is not None and is_kept(owner):
-            remove(paths, owner, remains.with_name(f".{owner.id}.{remains.name.split('.')[2]}"))
+            remove(owner, remains.with_name(f".{owner.id}.{remains.name.split('.')[2]}"))
 
 
 def machines(paths: Paths) -> Iterator[MachineFiles]:
@@ -123,9 +123,9 @@ def base_of(files: MachineFiles) -> Path | None:
     return _backing(first) if first.exists() else None
 
 
-def freed_by(paths: Paths, files: MachineFiles, point: PointId) -> int:
+def freed_by(files: MachineFiles, point: PointId) -> int:
     """The bytes of layers that only this point needs."""
-    return sum(map(allocated_bytes, needed(paths, files) - needed(paths, files, without=point)))
+    return sum(map(allocated_bytes, needed(files) - needed(files, without=point)))
 
 
 def highest_layer(files: MachineFiles) -> int:
@@ -133,9 +133,9 @@ def highest_layer(files: MachineFiles) -> int:
     return max((int(path.stem) for path in files.layers.glob("[0-9]*.qcow2")), default=0)
 
 
-def _external(paths: Paths, files: MachineFiles) -> Iterator[Path]:
+def _external(files: MachineFiles) -> Iterator[Path]:
     """The machine's layers that other machines build on."""
-    for other in machines(paths):
+    for other in machines(files.paths):
         base = base_of(other) if other.directory != files.directory else None
         if base is not None and base.parent == files.layers:
             yield base
@@ -160,5 +160,7 @@ def _backing(layer: Path) -> Path | None:
         return None
     except (OSError, ValueError) as error:
         message = f"{layer.name} of {layer.parent.parent.name} cannot be read"
-        raise MachineError(message, details=str(error), hint="`agent-swarm doctor` shows what else is affected.") from error
+        raise MachineError(
+            message, details=str(error), hint="`agent-swarm doctor` shows what else is affected."
+        ) from error
     return None if name is None else Path(os.path.normpath(layer.parent / name))
