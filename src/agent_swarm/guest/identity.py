@@ -49,7 +49,8 @@ my %in = split /\0/, <STDIN>, -1;
 sub fail { print STDERR "$_[0]: $!\n"; exit 1 }
 sub put {
     my ($path, $mode, $text) = @_;
-    open(my $f, ">", "$path.new") && print($f $text) && close($f) or fail($path);
+    my $f;
+    open($f, ">", "$path.new") && print($f $text) && close($f) or fail($path);
     chmod($mode, "$path.new") && rename("$path.new", $path) or fail($path);
 }
 sub names { opendir(my $d, $_[0]) or fail($_[0]); readdir $d }
@@ -83,7 +84,8 @@ unless ($in{keep_secrets}) {
 }
 
 chomp(my $old = get("/proc/sys/kernel/hostname"));
-open(my $h, ">", "/proc/sys/kernel/hostname") && syswrite($h, $in{host}) && close($h) or fail("hostname");
+my $h;
+open($h, ">", "/proc/sys/kernel/hostname") && syswrite($h, $in{host}) && close($h) or fail("hostname");
 put("/etc/hostname", 0644, "$in{host}\n");
 my $hosts = get("/etc/hosts");
 $hosts =~ s/^127\.0\.1\.1\s.*$/127.0.1.1 $in{host} $in{host}/m;
@@ -174,7 +176,8 @@ def _run(agent: GuestAgent, architecture: str, arguments: dict[str, str]) -> Non
     done = agent.execute(["/usr/bin/perl", "-e", PROGRAM], stdin=given.encode(), timeout_s=TIMEOUT_S)
     if done.returncode != 0:
         message = "the machine could not be made itself after its memory was loaded"
-        raise MachineError(message, details=done.stderr.decode("utf-8", "replace").strip())
+        said = done.stderr.decode("utf-8", "replace").strip()
+        raise MachineError(message, details=said or f"its program ended with {done.returncode}")
 
 
 def clock_offset_ns(agent: GuestAgent) -> int:

@@ -1,8 +1,8 @@
 """Saving the memory of a running machine, and whether it can be loaded here.
 
-The machine is migrated, live, to a second QEMU of the same definition on this host, the saver, whose memory is a
-file. While the machine's last changes are sent it stands still, for some hundredths of a second; then it goes on,
-and the saver writes its devices' state and ends. What it leaves:
+The machine is migrated, live, to a second QEMU of the same definition on this host, the saver, whose memory we
+hold too. While the machine's last changes are sent it stands still, for some hundredths of a second; then it goes
+on, the saver writes its devices' state and ends, and we write the memory. What is left:
 
     memory        the guest's memory, byte by byte, with holes where it is zero
     state         the devices' state, below a MiB (QEMU's capability x-ignore-shared leaves the memory out)
@@ -25,6 +25,7 @@ import platform
 import socket
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,8 +40,7 @@ from agent_swarm.providers.qemu.definition import MachineDefinition  # noqa: TC0
 from agent_swarm.providers.qemu.monitor import Monitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from agent_swarm.events import Progress
     from agent_swarm.model import Resources
@@ -58,6 +58,9 @@ CONVERGE_S = 20.0
 SAVE_TIMEOUT_S = 300.0
 START_TIMEOUT_S = 60.0
 POLL_S = 0.003
+CHUNK_BYTES = 4 << 20
+PAGE_BYTES = 4096
+ZERO_PAGE = bytes(PAGE_BYTES)
 
 
 class MemoryRecord(msgspec.Struct, frozen=True):
@@ -93,10 +96,11 @@ def save(
     saver.directory.mkdir(mode=0o700)
     with ExitStack() as undo:
         undo.callback(discard, files)
+        scratch = _scratch(undo)
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                daemon = _start_saver(files, machine, qemu, runtime, incoming=theirs)
+                daemon = _start_saver(files, machine, qemu, runtime, incoming=theirs, scratch=scratch)
             undo.callback(_end, daemon)
             with launch.connected(saver.qmp_socket, daemon) as target:
                 with Monitor(files.qmp_socket) as source, ExitStack() as paused:
@@ -121,6 +125,7 @@ def save(
             cpu=cpu_identity(runtime.accelerator),
             network=runtime.network,
         )
+        _write_out(scratch, saver.directory / MEMORY, machine.memory_mib << 20)
         for name in (MEMORY, STATE):
             _sync(saver.directory / name)
         layout.write(saver.directory / RECORD, record)
@@ -128,6 +133,8 @@ def save(
         for leftover in (saver.lock, saver.qemu_log):
             leftover.unlink(missing_ok=True)
         undo.pop_all()
+        if scratch is not None:
+            os.close(scratch)
     return saver.directory
 
 
@@ -204,6 +211,7 @@ def _start_saver(
     runtime: layout.Runtime,
     *,
     incoming: socket.socket,
+    scratch: int | None,
 ) -> Daemon:
     saver = files.saver
     held = process.claim(saver)
@@ -223,16 +231,58 @@ def _start_saver(
                 pid_file=saver.pid_file,
                 sandbox=qemu.sandbox,
                 paused=True,
-                memory=saver.directory / MEMORY,
+                memory=saver.directory / MEMORY if scratch is None else Path(f"/proc/self/fd/{scratch}"),
                 write_memory=True,
                 incoming=f"fd:{incoming.fileno()}",
                 kernel=launch.boot_file(files, machine.kernel),
                 initrd=launch.boot_file(files, machine.initrd),
             ),
         )
-        return Daemon(words, log=saver.qemu_log, pass_fds=[held, incoming.fileno()])
+        inherited = [held, incoming.fileno(), *([] if scratch is None else [scratch])]
+        return Daemon(words, log=saver.qemu_log, pass_fds=inherited)
     finally:
         os.close(held)
+
+
+def _scratch(stack: ExitStack) -> int | None:
+    """Where the saver's memory is until it is written out: nowhere on a disk, where the system can. In a mapped
+    file every page that is touched costs the file system's journal: 3 s for 280 MiB on ext4 instead of 1."""
+    if not hasattr(os, "memfd_create"):
+        return None
+    descriptor = os.memfd_create("agent-swarm-saver", os.MFD_CLOEXEC)
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+def _write_out(scratch: int | None, path: Path, size: int) -> None:
+    """Write the saver's memory to a new file with holes where it is zero."""
+    if scratch is None:
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(descriptor, size)
+        for base in range(0, size, CHUNK_BYTES):
+            chunk = os.pread(scratch, CHUNK_BYTES, base)
+            used = [at for at in range(0, len(chunk), PAGE_BYTES) if not chunk.startswith(ZERO_PAGE, at)]
+            for first, last in _runs(used):
+                _write_all(descriptor, memoryview(chunk)[first : last + PAGE_BYTES], base + first)
+    finally:
+        os.close(descriptor)
+
+
+def _runs(pages: list[int]) -> Iterator[tuple[int, int]]:
+    """The first and last of each row of adjacent pages."""
+    first = 0
+    for number, page in enumerate(pages):
+        if number + 1 == len(pages) or pages[number + 1] != page + PAGE_BYTES:
+            yield pages[first], page
+            first = number + 1
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
 def _wait_for_switch(source: Monitor, daemon: Daemon, progress: Progress) -> None:
