@@ -184,7 +184,7 @@ class QemuProvider:
         process.end(files)
         memory.discard(files)
         with storage.changing(self.paths):
-            storage.remove(files, files.remains(self._installation))
+            storage.remove(files, self._installation)
 
     def capture(self, handle: str, point: PointId, progress: Progress, *, memory: bool = False) -> str:
         from agent_swarm.providers.qemu import capture

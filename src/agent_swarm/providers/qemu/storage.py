@@ -5,12 +5,13 @@ from the first layer of another machine. Layers are only ever added and removed,
 at the headers tells everything; every change of what builds on what is made under one lock (`changing`).
 
 Deleting a machine that others build on leaves its directory with those layers and kept.json; the last of the
-others takes it along.
+others takes it along. What cannot be told, because a file is damaged, counts as needed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,8 +28,11 @@ from agent_swarm.providers.qemu.chain import read_backing
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from agent_swarm.model import InstallationId
     from agent_swarm.paths import Paths
     from agent_swarm.providers.qemu.layout import MachineFiles
+
+logger = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 60.0
 
@@ -57,20 +61,24 @@ def is_kept(files: MachineFiles) -> bool:
 
 
 def needed(files: MachineFiles, *, without: PointId | None = None) -> set[Path]:
-    """The machine's layers that anything needs, `without` one of its points. Raises MachineError."""
-    roots = [files.layer(record.layer) for record in _records(files, without)]
-    machine = None if is_kept(files) else definition.load(files)
-    if machine is not None:
-        roots.append(files.layer(machine.layer))
-        if machine.pending_layer is not None:
-            roots.append(files.layer(machine.pending_layer))
-    roots += _external(files)
-    found: set[Path] = set()
-    for root in roots:
-        layer: Path | None = root
-        while layer is not None and layer.parent == files.layers and layer not in found:
-            found.add(layer)
-            layer = _backing(layer)
+    """The machine's layers that anything needs, `without` one of its points."""
+    try:
+        roots = [files.layer(record.layer) for record in _records(files, without)]
+        machine = None if is_kept(files) else definition.load(files)
+        if machine is not None:
+            roots.append(files.layer(machine.layer))
+            if machine.pending_layer is not None:
+                roots.append(files.layer(machine.pending_layer))
+        roots += _external(files)
+        found: set[Path] = set()
+        for root in roots:
+            layer: Path | None = root
+            while layer is not None and layer.parent == files.layers and layer not in found:
+                found.add(layer)
+                layer = _backing(layer)
+    except MachineError as error:
+        logger.warning("every layer of %s is kept: %s %s", files.id, error, error.details)
+        return set(files.layers.glob("*"))
     return found
 
 
@@ -82,30 +90,35 @@ def prune(files: MachineFiles) -> None:
             layer.unlink(missing_ok=True)
 
 
-def remove(files: MachineFiles, remains: Path) -> None:
-    """Remove a machine's files, as far as no other machine builds on them; then what was kept for its sake.
+def remove(files: MachineFiles, installation: InstallationId) -> None:
+    """Remove a machine's files, as far as no other machine builds on them; then what was kept and is needed no more.
 
-    `remains` is the name that carries the tag while files are removed. The caller holds `changing`.
+    The caller holds `changing`.
     """
-    remove_tree(remains)
+    remove_tree(files.remains(installation))
     if not files.directory.is_dir():
         return
-    base = base_of(files)
     layout.write(files.kept, Kept())
-    if any(True for _ in _external(files)):
+    _remove_unneeded(files, installation)
+    while any(_remove_unneeded(kept, installation) for kept in machines(files.paths) if is_kept(kept)):
+        pass  # what one kept machine builds on may be another
+
+
+def _remove_unneeded(files: MachineFiles, installation: InstallationId) -> bool:
+    """Remove of a deleted machine what nobody builds on; whether that was all of it."""
+    prune(files)
+    if any(files.layers.glob("[!.]*.qcow2")):
         for path in list(files.directory.iterdir()):
-            if path in (files.owner, files.kept, files.layers):
-                continue
-            remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        prune(files)
-        return
+            if path not in (files.owner, files.kept, files.layers):
+                remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        prune(files)  # its own points needed layers until now
+        if any(files.layers.glob("[!.]*.qcow2")):
+            return False
+    remains = files.remains(installation)
     files.directory.rename(remains)
     sync_directory(files.directory.parent)
     remove_tree(remains)
-    if base is not None:
-        owner = _owner_of(files.paths, base)
-        if owner is not None and is_kept(owner):
-            remove(owner, remains.with_name(f".{owner.id}.{remains.name.split('.')[2]}"))
+    return True
 
 
 def machines(paths: Paths) -> Iterator[MachineFiles]:
@@ -118,9 +131,11 @@ def machines(paths: Paths) -> Iterator[MachineFiles]:
 
 
 def base_of(files: MachineFiles) -> Path | None:
-    """What the machine's first layer builds on: a layer of another machine, or an image. None where it cannot be told."""
-    first = files.layer(1)
-    return _backing(first) if first.exists() else None
+    """What the machine's first layer builds on: a layer of another machine, or an image; None where it has none.
+
+    Raises MachineError where that cannot be told.
+    """
+    return _backing(files.layer(1))
 
 
 def freed_by(files: MachineFiles, point: PointId) -> int:
@@ -146,10 +161,6 @@ def _records(files: MachineFiles, without: PointId | None) -> Iterator[layout.Po
         record = layout.read(files.point_record(point), layout.PointRecord) if point != without else None
         if record is not None:
             yield record
-
-
-def _owner_of(paths: Paths, layer: Path) -> MachineFiles | None:
-    return next((files for files in machines(paths) if files.layers == layer.parent), None)
 
 
 def _backing(layer: Path) -> Path | None:
