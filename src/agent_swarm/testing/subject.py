@@ -19,6 +19,7 @@ from agent_swarm.errors import MachineError
 from agent_swarm.events import ignore
 from agent_swarm.files import remove_tree
 from agent_swarm.model import (
+    SESSION_SECRETS,
     EnvironmentId,
     Firmware,
     Image,
@@ -31,7 +32,7 @@ from agent_swarm.model import (
     Seed,
 )
 from agent_swarm.paths import Paths
-from agent_swarm.providers.base import SESSION_SECRETS, FromImage, FromPoint, MachineSpec, ProviderContext
+from agent_swarm.providers.base import FromImage, FromPoint, MachineSpec, ProviderContext
 from agent_swarm.testing import child
 
 if TYPE_CHECKING:
