@@ -45,7 +45,7 @@ class PointName:
 
 
 class Trees(RuleBasedStateMachine):
-    """Machines and points that were deleted stay in their bundles: using one again must be harmless."""
+    """Points stay in their bundle when their machines are deleted: what is done with them then does nothing."""
 
     machines = Bundle("machines")
     points = Bundle("points")
@@ -66,7 +66,13 @@ class Trees(RuleBasedStateMachine):
 
     @initialize(target=machines)
     def first(self) -> str:
-        return self.create(FakeSubject.project_spec(self.image), Holding())
+        return self.project()
+
+    @rule(target=machines)
+    def project(self) -> str:
+        machine = self.create(FakeSubject.project_spec(self.image), Holding())
+        self.start(machine)
+        return machine
 
     def create(self, spec, holding: Holding) -> str:
         handle = self.provider.create(spec, ignore)
@@ -114,7 +120,7 @@ class Trees(RuleBasedStateMachine):
         if holding is not None and holding.state is MachineState.SUSPENDED:
             self.expected[machine] = Holding(holding.disk)
 
-    @rule(machine=machines)
+    @rule(machine=consumes(machines))
     def delete(self, machine: str) -> None:
         self.provider.delete(machine)
         self.expected.pop(machine, None)
@@ -142,14 +148,18 @@ class Trees(RuleBasedStateMachine):
             self.provider.snapshots.restore(point.machine, point.handle, ignore)
             self.expected[point.machine] = self.captured[point]
 
-    @rule(target=machines, point=points, live=st.booleans())
-    def fork(self, point: PointName | None, live: bool) -> str:
+    @rule(target=machines, point=points, live=st.booleans(), started=st.booleans())
+    def fork(self, point: PointName | None, live: bool, started: bool) -> str:
         holding = self.captured.get(point)
         if holding is None:
-            return self.first()
+            return self.project()
         if live and holding.memory is not None:
-            return self.create(FakeSubject.fork_spec(self.image, point.handle), holding)
-        return self.create(FakeSubject.task_spec(self.image, point.handle), Holding(holding.disk))
+            machine = self.create(FakeSubject.fork_spec(self.image, point.handle), holding)
+        else:
+            machine = self.create(FakeSubject.task_spec(self.image, point.handle), Holding(holding.disk))
+        if started:
+            self.start(machine)
+        return machine
 
     @rule(point=consumes(points))
     def discard(self, point: PointName | None) -> None:
@@ -194,5 +204,5 @@ class Trees(RuleBasedStateMachine):
 
 TestTrees = Trees.TestCase
 TestTrees.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=20, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -239,7 +239,7 @@ class LiveMachineContract(LiveMachines):
             assert (seen.state, seen.pid) == (MachineState.RUNNING, pid), instant
             assert self.survives(passing, text, count), instant
             provider.discard(passing.handle, point)
-            assert owned(provider, passing.spec.id)[0].points == (), instant
+            assert tuple(owned(provider, passing.spec.id)[0].points) == (), instant
         handle = provider.capture(passing.handle, new_point(), ignore, memory=True)
         made = self.forked(provider, image, handle)
         assert self.survives(made, text, count)

@@ -75,7 +75,7 @@ class MemoryContract(ProviderSubject):
         handle = provider.create(spec, ignore)
         with pytest.raises(MachineError):
             provider.capture(handle, new_point(), ignore, memory=True)
-        assert owned(provider, spec.id)[0].points == ()
+        assert tuple(owned(provider, spec.id)[0].points) == ()
         assert provider.inspect(handle).state is MachineState.STOPPED
 
     def test_memory_is_refused_where_points_have_none(self, provider: Provider, running: MachineSpec) -> None:
@@ -86,7 +86,7 @@ class MemoryContract(ProviderSubject):
         with pytest.raises(MachineError):
             provider.capture(handle, new_point(), ignore, memory=True)
         assert provider.inspect(handle) == before
-        assert owned(provider, running.id)[0].points == ()
+        assert tuple(owned(provider, running.id)[0].points) == ()
 
     def test_a_machine_that_does_not_run_cannot_be_suspended(
         self, provider: Provider, image: Image, suspension: Suspend
@@ -117,7 +117,7 @@ class MemoryContract(ProviderSubject):
         assert provider.capture(handle, point, ignore, memory=True) == made
         assert provider.inspect(handle) == before
         assert before.state is MachineState.RUNNING
-        assert owned(provider, running.id)[0].points == (point,)
+        assert tuple(owned(provider, running.id)[0].points) == (point,)
         assert with_memory.size(made).memory_bytes > 0
 
     def test_a_point_with_memory_makes_stopped_machines_too(
@@ -152,7 +152,7 @@ class MemoryContract(ProviderSubject):
         with_memory.restore(handle, provider.capture(handle, point, ignore, memory=True), ignore)
         provider.discard(handle, point)
         assert provider.inspect(handle).state is MachineState.SUSPENDED
-        assert owned(provider, running.id)[0].points == ()
+        assert tuple(owned(provider, running.id)[0].points) == ()
 
     def test_capture_with_memory_killed_at_any_instant_and_settled_runs_on(
         self, context: ProviderContext, provider: Provider, running: MachineSpec, with_memory: Snapshots
@@ -169,7 +169,7 @@ class MemoryContract(ProviderSubject):
             made = provider.capture(handle, point, ignore, memory=True)
             assert with_memory.size(made).memory_bytes > 0, instant
             provider.discard(handle, point)
-            assert owned(provider, running.id)[0].points == (), instant
+            assert tuple(owned(provider, running.id)[0].points) == (), instant
         provider.delete(handle)
         assert traces(context, running.id) == []
 
@@ -184,7 +184,7 @@ class MemoryContract(ProviderSubject):
             kill(self.call(context, "capture", handle, point, ignore, memory=True), instant)
             provider.settle(handle)
             provider.discard(handle, point)
-            assert owned(provider, running.id)[0].points == (), instant
+            assert tuple(owned(provider, running.id)[0].points) == (), instant
             assert provider.inspect(handle).state is MachineState.RUNNING, instant
 
     def test_restore_to_memory_killed_at_any_instant_and_settled_is_before_or_after(
@@ -308,7 +308,7 @@ class MemoryContract(ProviderSubject):
         seen = provider.usage(handle)
         assert (seen.state, seen.pid) == (MachineState.SUSPENDED, None)
         assert not seen.memory_bytes
-        assert owned(provider, running.id)[0].points == (point,)
+        assert tuple(owned(provider, running.id)[0].points) == (point,)
         assert suspension.obstacle(handle) == ""
 
     def test_a_suspended_machine_has_no_endpoint(

@@ -178,7 +178,7 @@ class ProviderSubject:
     @classmethod
     def count(cls, endpoint: Endpoint, name: str) -> int | None:
         """How far a process of `run_process` has counted; None where none of that name lives."""
-        alive = f"pid=$(cat {_SHARED}/{name}.pid 2>/dev/null) && [ -d /proc/$pid ]"
+        alive = f"grep -qs {name} /proc/$(cat {_SHARED}/{name}.pid 2>/dev/null || echo 0)/cmdline"  # a zombie's is empty
         counted = cls.sh(endpoint, f"if {alive}; then wc -l <{_SHARED}/{name}; fi")
         return int(counted) if counted else None
 
