@@ -8,6 +8,11 @@ on, the saver writes its devices' state and ends, and we write the memory. What 
     state         the devices' state, below a MiB (QEMU's capability x-ignore-shared leaves the memory out)
     memory.json   what the memory is from; it can be loaded into exactly that
 
+The emulator (TCG) needs care. It notes a page as changed when a store begins, so a store that is under way while the
+notes are collected, and its thread loses the processor, can land after the page was sent, and is lost: one fork in
+ten had a corrupt kernel on a busy host. So there the notes are never collected while the guest runs: it stands still
+when the migration begins, runs while every page is sent once, and stands still again just before the end of that.
+
 A machine that goes on from it maps `memory` privately: pages that it does not change are shared by all that do,
 and none is read before it is used. The file never changes once it is written.
 
@@ -20,6 +25,7 @@ x-ignore-shared in https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import socket
@@ -47,10 +53,14 @@ if TYPE_CHECKING:
     from agent_swarm.providers.qemu.host import Qemu
     from agent_swarm.providers.qemu.layout import MachineFiles
 
+logger = logging.getLogger(__name__)
+
 MEMORY = "memory"
 STATE = "state"
 RECORD = "memory.json"
 
+LAST_BYTES = 16 << 20
+"""So much of an emulated guest's memory is sent while it stands still: time enough to notice that it is the last."""
 PAUSE_MS = 50
 """How long the machine may stand still at most, as far as its memory's changes allow."""
 CONVERGE_S = 20.0
@@ -91,6 +101,24 @@ def save(
     if runtime is None:
         message = "the record of how the machine was started is gone"
         raise MachineError(message, details=str(files.runtime), hint="Stop the machine and start it again.")
+    try:
+        return _save(files, machine, qemu, runtime, progress, at_switch, then, running=True)
+    except _RunningCollectionError:
+        logger.debug("%s stands still while all of its memory is sent", files.handle)
+        return _save(files, machine, qemu, runtime, progress, at_switch, then, running=False)
+
+
+def _save(
+    files: MachineFiles,
+    machine: MachineDefinition,
+    qemu: Qemu,
+    runtime: layout.Runtime,
+    progress: Progress,
+    at_switch: Callable[[Monitor], None],
+    then: Callable[[Monitor], None],
+    *,
+    running: bool,
+) -> Path:
     saver = files.saver
     discard(files)
     saver.directory.mkdir(mode=0o700)
@@ -105,7 +133,12 @@ def save(
             with launch.connected(saver.qmp_socket, daemon) as target:
                 with Monitor(files.qmp_socket) as source, ExitStack() as paused:
                     paused.callback(_let_go, source)
-                    source.migrate_to(ours, downtime_ms=PAUSE_MS)
+                    if not running:
+                        source.pause()
+                    if running and runtime.accelerator == "tcg":
+                        _send_emulated(source, ours, daemon)
+                    else:
+                        source.migrate_to(ours, downtime_ms=PAUSE_MS)
                     _wait_for_switch(source, daemon, progress)
                     at_switch(source)
                     source.continue_migration()
@@ -285,6 +318,21 @@ def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
         data, offset = data[written:], offset + written
 
 
+def _send_emulated(source: Monitor, connection: socket.socket, daemon: Daemon) -> None:
+    """Send all memory once while the guest runs; on return it stands still, and what changed is still to be sent."""
+    source.pause()
+    source.migrate_to(connection, downtime_ms=1)
+    source.resume()
+    deadline = time.monotonic() + SAVE_TIMEOUT_S
+    while (sent := source.sent()).remaining_bytes > LAST_BYTES and sent.collections <= 1:
+        if daemon.ended() or time.monotonic() >= deadline:
+            raise _failed(daemon, "its memory is not taken over")
+        time.sleep(POLL_S)
+    source.pause()
+    if source.sent().collections > 1:  # too late
+        raise _RunningCollectionError
+
+
 def _wait_for_switch(source: Monitor, daemon: Daemon, progress: Progress) -> None:
     deadline = time.monotonic() + CONVERGE_S
     try:
@@ -345,6 +393,10 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class _RunningCollectionError(Exception):
+    """Changed pages were collected while an emulated guest ran: what was sent cannot be trusted."""
 
 
 class _LateError(Exception):

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from agent_swarm.errors import MachineError
@@ -27,6 +28,14 @@ BUSY_POLL_S = 0.05
 UNLIMITED = 1 << 34
 """Bytes a second: more than any channel carries."""
 CONNECT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The progress of a migration: see `Monitor.sent`."""
+
+    remaining_bytes: int
+    collections: int
 
 
 class NotListeningError(MachineError):
@@ -147,6 +156,11 @@ class Monitor:
         went wrong."""
         found = self._execute("query-migrate")
         return str(found.get("status", "none")), str(found.get("error-desc", ""))
+
+    def sent(self) -> Sent:
+        """What there is still to send in this round, and how often changed pages were collected (once at the start)."""
+        ram = self._execute("query-migrate").get("ram", {})
+        return Sent(int(ram.get("remaining", 1 << 62)), int(ram.get("dirty-sync-count", 0)))
 
     def write_state(self, path: Path) -> None:
         """Begin to write the devices' state to a new file; memory that lies in a shared file stays there."""
