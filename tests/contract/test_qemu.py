@@ -40,7 +40,7 @@ class QemuSubject(ProviderSubject):
 
 class TestQemu(QemuSubject, ProviderContract):
     resources: ClassVar[Resources] = RESOURCES
-    kill_instants = None
+    kill_instants = 6
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -113,12 +113,10 @@ def suspend(files: MachineFiles, definition: MachineDefinition, progress: Progre
     settle(files, suspended)
 
 
-def restore(files: MachineFiles, definition: MachineDefinition, point: PointId) -> None:
+def restore(
+    files: MachineFiles, definition: MachineDefinition, point: PointId, record: layout.PointRecord
+) -> None:
     """Put the machine, which does not run, back to one of its points. Raises MachineError."""
-    record = layout.read(files.point_record(point), layout.PointRecord)
-    if record is None:
-        message = f"machine {files.handle} has no point {point}"
-        raise MachineError(message)
     source = files.point(point)
     variables = source / files.uefi_variables.name
     with storage.changing(files.paths):

@@ -34,9 +34,13 @@ class Points:
         if owner.handle != files.handle:
             message = f"{point_handle} is no point of machine {handle}"
             raise MachineError(message, hint="Make a new machine from it: `agent-swarm fork`.")
+        record = layout.read(files.point_record(point), layout.PointRecord)
+        if record is None:
+            message = f"machine {handle} has no point {point}"
+            raise MachineError(message, hint="`agent-swarm checkpoints` lists what there is.")
         process.end(files)
         machine = capture.settle(files, machine)
-        capture.restore(files, machine, point)
+        capture.restore(files, machine, point, record)
 
     def size(self, point_handle: str) -> PointSize:
         files, point = layout.parse_point_handle(self._provider.paths, point_handle)
@@ -62,23 +66,23 @@ class Suspension:
 
     def suspend(self, handle: str, progress: Progress) -> None:
         files, machine = self._provider.existing(handle)
-        if machine.resume is not None and process.find(files) is None:
-            return
         self._provider.require_running(files)
         capture.suspend(files, machine, progress, qemu=self._provider.qemu(machine.architecture))
 
     def forget(self, handle: str) -> None:
-        files, machine = self._provider.existing(handle)
-        machine = capture.settle(files, machine)
-        if machine.resume is None:
+        files = layout.parse_handle(self._provider.paths, handle)
+        machine = definition.load(files)
+        if machine is None or machine.resume is None:
             return
+        machine = capture.settle(files, machine)
         resume.prepare(files, machine)
         definition.save(files, machine, resume=None)
         remove_tree(files.saved)
 
     def obstacle(self, handle: str) -> str:
-        files, machine = self._provider.existing(handle)
-        if machine.resume is None:
+        files = layout.parse_handle(self._provider.paths, handle)
+        machine = definition.load(files)
+        if machine is None or machine.resume is None:
             return ""
         return obstacle(self._provider, files, machine, files.saved, None)
 

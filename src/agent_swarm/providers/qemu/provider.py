@@ -331,6 +331,10 @@ class QemuProvider:
             if found is None:
                 message = f"the point {spec.source.handle} has no memory"
                 raise MachineError(message)
+            problem = self.live_fork.obstacle(spec.source.handle, spec.resources)
+            if problem:
+                message = f"a machine cannot go on from {spec.source.handle}: {problem}"
+                raise MachineError(message, hint="Without its memory it can boot from its disk.")
             saved = found.machine
             resume = definition.Resume(own=False, keep_secrets=spec.source.keep_secrets)
         return definition.MachineDefinition(

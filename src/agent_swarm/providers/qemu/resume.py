@@ -41,8 +41,10 @@ def prepare(files: MachineFiles, machine: MachineDefinition) -> None:
     backing = read_backing(layer)
     assert backing is not None, "the active layer of a suspended machine builds on the saved one"
     size = qcow2.info(layer).virtual_size_bytes
-    layer.unlink()  # gone or empty, it is the same: create_overlay comes next, here or at the next start
-    qcow2.create_overlay(layer, backing=layer.parent / backing, size_bytes=size)
+    fresh = layer.with_name(f".{layer.stem}.fresh")
+    fresh.unlink(missing_ok=True)
+    qcow2.create_overlay(fresh, backing=layer.parent / backing, size_bytes=size)
+    fresh.rename(layer)
     files.runtime.unlink()
 
 
