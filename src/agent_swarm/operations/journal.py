@@ -50,6 +50,8 @@ class Change:
         self.operation = operation
         self.undo = contextlib.ExitStack()
         """Callbacks that take back what was done to the world, run when the block is left by an exception."""
+        self.at = ""
+        """The last step that was begun."""
         self._undone: Callable[[], None] | None = None
         self._forward_only = forward_only
         self._ended = False
@@ -107,6 +109,7 @@ class Change:
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Journal that `name` begins, then do it. The name is shown to the user."""
+        self.at = name
         self.context.registry.step(self.operation, name)
         self.context.progress(StepStarted(self.environment.name, name))
         started = time.monotonic()
