@@ -39,6 +39,7 @@ from agent_swarm.testing.subject import (
     CANARY,
     ProviderSubject,
     argument_vectors,
+    kill,
     kill_process,
     new_point,
     owned,
@@ -50,16 +51,6 @@ if TYPE_CHECKING:
     from agent_swarm.providers.base import Provider
 
 __all__ = ["ProviderContract", "ProviderSubject", "RunningMachineContract"]
-
-
-def kill(call: child.Call, instant: int) -> None:
-    """Kill a call before its change number `instant`.
-
-    How many changes a call makes may depend on how quick the machine is: one that makes fewer than the call
-    that was counted comes to its end, and what is checked afterwards holds all the same.
-    """
-    killed = child.killed(call, before=instant)
-    assert killed or instant > 1, "the call was not killed before its first change"
 
 
 class ProviderContract(ProviderSubject):
