@@ -125,7 +125,7 @@ def _put_back(context: Context, operation: Operation, environment: Environment) 
         context.progress(
             Notice(
                 f"{environment.label} could not be put back to where it was before the restore: {error.message}; "
-                f"`agent-swarm restore {environment.name} NAME` tries again, with any of its checkpoints"
+                f"that is a checkpoint still, see `agent-swarm checkpoints {environment.name}`"
             )
         )
         return
