@@ -107,4 +107,4 @@ def _no_doubles(names: Sequence[str]) -> None:
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
         message = f"named twice: {', '.join(doubles)}"
-        raise UsageError(message)
+        raise UsageError(message, hint="Give each name once.")

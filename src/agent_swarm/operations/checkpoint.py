@@ -63,11 +63,16 @@ def capture(
     require_capturable(environment)
     chosen = name or points.free_name(context, environment.id, prefix)
     memory = environment.status is Status.RUNNING and points.saves_memory(provider) and not disk_only
-    with Change.begin(context, environment, OperationKind.CHECKPOINT) as change:
+    intended: list[Checkpoint] = []
+
+    def intend() -> None:
+        intended.append(
+            context.registry.add_checkpoint(environment.id, chosen, memory=memory, automatic=automatic)
+        )
+
+    with Change.begin(context, environment, OperationKind.CHECKPOINT, intend) as change:
         with change.step("capture checkpoint"):
-            made = points.capture_checkpoint(
-                context, change, provider, chosen, memory=memory, automatic=automatic
-            )
+            made = points.capture_checkpoint(context, change, provider, intended[0])
         change.done(lambda: context.registry.finish_checkpoint(made.id, made.handle))
     return made
 

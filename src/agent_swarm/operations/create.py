@@ -95,20 +95,18 @@ def create_task(
         parent=project,
         baseline=baseline.id,
     )
-    memory = points.goes_on(
-        context,
-        context.provider(project.provider),
-        baseline.handle,
-        resources,
-        memory=baseline.memory and not cold,
-        what=environment.label,
-    )
+    warm = baseline.memory and not cold
+    notice = ""
+    if warm:
+        provider = context.provider(project.provider)
+        notice = points.boots_because(provider, baseline.handle, resources, what=environment.label)
     return make(
         context,
         environment,
-        FromPoint(baseline.handle, source, memory=memory),
+        FromPoint(baseline.handle, source, memory=warm and not notice),
         source,
         parent=project,
+        notice=notice,
         force=force,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent_swarm.errors import NotFoundError, UsageError
+from agent_swarm.events import Notice
 from agent_swarm.model import Checkpoint, Environment, Kind, Status
 from agent_swarm.operations import checkpoint, observe, points, recovery, retention
 from agent_swarm.operations.bulk import BulkResult, check_names, side_by_side
@@ -48,14 +49,14 @@ def fork(
         with context.changing(parent) as current:
             now = observe.observe(context, [current])[0]
             found = checkpoint.capture(context, now, prefix="fork-", automatic=True)
-    memory = points.goes_on(
-        context,
-        provider,
-        found.handle,
-        parent.resources,
-        memory=found.memory,
-        what=f"a fork of {parent.label}",
-    )
+    memory = found.memory
+    if memory and (
+        notice := points.boots_because(
+            provider, found.handle, parent.resources, what=f"a fork of {parent.label}"
+        )
+    ):
+        memory = False
+        context.progress(Notice(notice))
     return side_by_side(
         context,
         names,

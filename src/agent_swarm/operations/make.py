@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from agent_swarm import locks
 from agent_swarm.errors import NotFoundError, SetupError
+from agent_swarm.events import Notice
 from agent_swarm.guest import cloudinit, keys
 from agent_swarm.model import Environment, Image, Kind, OperationKind, Resources, Status
 from agent_swarm.operations import boot, capacity, observe, recovery
@@ -32,12 +33,14 @@ def make(
     parent: Environment | None,
     then: Callable[[Change, Provider, str], None] | None = None,
     still_there: Callable[[], None] = lambda: None,
+    notice: str = "",
     force: bool,
 ) -> Environment:
     """The machine, running, and its record. On any failure nothing of it is left, but a SetupError of `then`, which
     is called with the running machine, leaves it as FAILED.
 
     `still_there` is called inside the transaction that writes the intent, and raises where `source` is gone.
+    `notice` is told once the intent is written.
     Raises ResourceLimitError where the host cannot carry the machine, unless `force`.
     """
     provider = context.provider(environment.provider)
@@ -83,6 +86,8 @@ def make(
     ):
         change.when_undone(lambda: context.registry.remove(environment.id))
         change.undo.callback(recovery.remove_machine, context, environment)
+        if notice:
+            context.progress(Notice(notice))
         with change.step("make machine"):
             handle = provider.create(spec, context.progress)
             context.registry.set_handle(environment.id, handle)

@@ -6,7 +6,6 @@ import dataclasses
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from agent_swarm.events import Notice
 from agent_swarm.model import MachineState
 
 if TYPE_CHECKING:
@@ -33,26 +32,20 @@ def obstacle(provider: Provider, handle: str, resources: Resources) -> str:
     return provider.live_fork.obstacle(handle, resources)
 
 
-def goes_on(
-    context: Context, provider: Provider, handle: str, resources: Resources, *, memory: bool, what: str
-) -> bool:
-    """Whether new machines go on from the point's memory. Where an obstacle forbids it they boot, and a Notice
-    says why."""
-    why_not = obstacle(provider, handle, resources) if memory else ""
-    if why_not:
-        context.progress(Notice(f"{what} boots instead of going on from saved memory: {why_not}"))
-    return memory and not why_not
+def boots_because(provider: Provider, handle: str, resources: Resources, *, what: str) -> str:
+    """What to tell the user where no new machine can go on from the point's memory, "" where it can."""
+    why_not = obstacle(provider, handle, resources)
+    return f"{what} boots instead of going on from saved memory: {why_not}" if why_not else ""
 
 
 def capture_checkpoint(
-    context: Context, change: Change, provider: Provider, name: str, *, memory: bool, automatic: bool
+    context: Context, change: Change, provider: Provider, intended: Checkpoint
 ) -> Checkpoint:
     """Have the machine's present state captured. The caller records it, by `finish_checkpoint`, in a transaction;
     until then it is not listed, and an error, or recovery, discards it."""
     environment = change.environment
     change.undo.callback(discard_unfinished, context, environment)
-    intended = context.registry.add_checkpoint(environment.id, name, memory=memory, automatic=automatic)
-    handle = provider.capture(environment.handle, intended.id, context.progress, memory=memory)
+    handle = provider.capture(environment.handle, intended.id, context.progress, memory=intended.memory)
     return dataclasses.replace(intended, handle=handle, ready=True)
 
 

@@ -68,14 +68,13 @@ def _restore(
     with Change.begin(context, environment, OperationKind.RESTORE, intend) as change:
         if saves:
             with change.step(points.SAVE):
-                saved = points.capture_checkpoint(
-                    context,
-                    change,
-                    provider,
+                intended = registry.add_checkpoint(
+                    environment.id,
                     points.free_name(context, environment.id, "before-restore-"),
                     memory=ran and points.saves_memory(provider),
                     automatic=True,
                 )
+                saved = points.capture_checkpoint(context, change, provider, intended)
                 with registry.transaction():
                     registry.finish_checkpoint(saved.id, saved.handle)
         undoing = _Undoing(change, provider, ran=ran)
