@@ -94,22 +94,7 @@ class ProviderSubject:
     @classmethod
     def image(cls) -> Image:
         """What projects are made from. This one has no files: for providers that need none."""
-        digest = ImageDigest("0" * 64)
-        paths = Paths.at(Paths.from_environment().home)
-        return Image(
-            digest=digest,
-            name="test:none",
-            architecture="x86_64",
-            firmware=Firmware.BIOS,
-            disk=paths.image(digest) / "disk.qcow2",
-            kernel=None,
-            initrd=None,
-            kernel_command_line="",
-            virtual_size_bytes=1 << 30,
-            size_bytes=0,
-            has_guest_agent=True,
-            created_at=datetime(2025, 1, 1, tzinfo=UTC),
-        )
+        return bare_image()
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -192,7 +177,7 @@ class ProviderSubject:
     @classmethod
     def count(cls, endpoint: Endpoint, name: str) -> int | None:
         """How far a process of `run_process` has counted; None where none of that name lives."""
-        alive = f"pid=$(cat {_SHARED}/{name}.pid 2>/dev/null) && [ -d /proc/$pid ]"
+        alive = f"grep -qs {name} /proc/$(cat {_SHARED}/{name}.pid 2>/dev/null || echo 0)/cmdline"  # a zombie's is empty
         counted = cls.sh(endpoint, f"if {alive}; then wc -l <{_SHARED}/{name}; fi")
         return int(counted) if counted else None
 
@@ -258,6 +243,26 @@ class ProviderSubject:
             message = f"{script!r} failed with exit code {done.returncode}"
             raise MachineError(message, details=done.stderr.decode("utf-8", "replace"))
         return done.stdout.decode("utf-8", "replace").strip()
+
+
+def bare_image() -> Image:
+    """An image without files."""
+    digest = ImageDigest("0" * 64)
+    paths = Paths.at(Paths.from_environment().home)
+    return Image(
+        digest=digest,
+        name="test:none",
+        architecture="x86_64",
+        firmware=Firmware.BIOS,
+        disk=paths.image(digest) / "disk.qcow2",
+        kernel=None,
+        initrd=None,
+        kernel_command_line="",
+        virtual_size_bytes=1 << 30,
+        size_bytes=0,
+        has_guest_agent=True,
+        created_at=datetime(2025, 1, 1, tzinfo=UTC),
+    )
 
 
 def new_point() -> PointId:
