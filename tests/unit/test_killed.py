@@ -142,10 +142,14 @@ def check(case):
     with Swarm() as swarm:
         assert_sound(swarm)
         assert_nothing_lost(swarm, case)
-        for environment in reversed(swarm.environments()):  # tasks first
-            swarm.delete(environment.name, kind=environment.kind)
-        assert_sound(swarm)
-        assert processes_of(swarm) == []
+        assert_all_can_be_deleted(swarm)
+
+
+def assert_all_can_be_deleted(swarm):
+    for environment in reversed(swarm.environments()):  # tasks first
+        swarm.delete(environment.name, kind=environment.kind)
+    assert_sound(swarm)
+    assert processes_of(swarm) == []
 
 
 def call(swarm, method, arguments):
@@ -255,3 +259,43 @@ def processes_of(swarm):
             continue
         found += [(owner, int(entry.name)) for owner in ids if owner in words and state != "Z"]
     return found
+
+
+def test_what_was_done_after_a_kill_that_came_before_the_restore_is_not_lost(tmp_path, monkeypatch):
+    monkeypatch.setenv("AGENT_SWARM_PROVIDER", "fake")
+    monkeypatch.setenv("AGENT_SWARM_HOME", str(tmp_path))
+    with Swarm() as swarm:
+        prepare(swarm, [*A_TASK, ("checkpoint", "fix-1", "mine")])
+        Faults(swarm.paths.fake / "faults.json").arrange({"restore": Fault(error="killed", times=1)})
+    assert run_killed("after", 1000, ("restore", "fix-1", "mine")).returncode == -signal.SIGKILL
+    with Swarm() as swarm:
+        assert swarm.run_captured("fix-1", ["sh", "-c", "echo later >run/later"]).exit_code == 0
+        [task] = swarm.environments(kind=Kind.TASK)
+        assert task.status is Status.RUNNING
+        assert swarm.run_captured("fix-1", ["cat", "run/later"]).stdout == b"later\n"
+    check("restore")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_restore_that_saved_nothing_is_not_begun_or_goes_forward(when, tmp_path, monkeypatch):
+    monkeypatch.setenv("AGENT_SWARM_PROVIDER", "fake")
+    for number in range(1, 40):
+        home = tmp_path / str(number)
+        home.mkdir()
+        monkeypatch.setenv("AGENT_SWARM_HOME", str(home))
+        (home / "config.json").write_text('{"checkpoints": {"automatic": false}}')
+        with Swarm() as swarm:
+            checkpoint = ("checkpoint", "fix-1", "other"), ("checkpoint", "fix-1", "mine")
+            prepare(swarm, [*A_TASK, *checkpoint, ("restore", "fix-1", "other"), WRITE, ("stop", "fix-1")])
+        done = run_killed(when, number, ("restore", "fix-1", "mine"))
+        with Swarm() as swarm:
+            assert_sound(swarm)
+            [current] = [entry.checkpoint.name for entry in swarm.checkpoints("fix-1") if entry.current]
+            swarm.start("fix-1")
+            kept = swarm.run_captured("fix-1", ["cat", "kept"]).stdout
+            assert (kept, current) in {(b"kept", "other"), (b"", "mine")}
+            assert_all_can_be_deleted(swarm)
+        if done.returncode == 0:
+            assert current == "mine"
+            return
+    pytest.fail("the command never came to its end")

@@ -107,10 +107,13 @@ class Change:
         self._undone = write
 
     @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Journal that `name` begins, then do it. The name is shown to the user."""
+    def step(self, name: str, write: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Journal that `name` begins, together with what `write` says to the registry, then do it. The name is
+        shown to the user."""
         self.at = name
-        self.context.registry.step(self.operation, name)
+        with self.context.registry.transaction():
+            write()
+            self.context.registry.step(self.operation, name)
         self.context.progress(StepStarted(self.environment.name, name))
         started = time.monotonic()
         yield

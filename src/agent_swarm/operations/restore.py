@@ -77,14 +77,16 @@ def _restore(
                 saved = points.capture_checkpoint(context, change, provider, intended)
                 with registry.transaction():
                     registry.finish_checkpoint(saved.id, saved.handle)
-        undoing = _Undoing(change, provider, ran=ran)
+        undoing = _Undoing(change, provider, starts=ran and saves)
         change.undo.callback(undoing)
         change.when_undone(lambda: registry.set_status(environment.id, undoing.status))
-        with change.step(points.RESTORE):
-            with registry.transaction():
-                registry.set_status(environment.id, Status.CREATING)
-                if not saves:  # there is no way back: recovery goes forward
-                    registry.set_checkpoint(environment.id, target.id)
+
+        def begin() -> None:
+            registry.set_status(environment.id, Status.CREATING)
+            if not saves:  # there is no way back: recovery goes forward
+                registry.set_checkpoint(environment.id, target.id)
+
+        with change.step(points.RESTORE, begin):
             context.disconnect(environment)
             assert provider.snapshots is not None
             provider.snapshots.restore(environment.handle, target.handle, context.progress)
@@ -102,12 +104,12 @@ def _restore(
 
 class _Undoing:
     """Puts the task back to where its record says that it descends from: what was saved, or, where nothing
-    was, the target itself. `status` is what it ends as."""
+    was, the target itself. With `starts` it is started there. `status` is what it ends as."""
 
-    def __init__(self, change: Change, provider: Provider, *, ran: bool) -> None:
+    def __init__(self, change: Change, provider: Provider, *, starts: bool) -> None:
         self._change = change
         self._provider = provider
-        self._ran = ran
+        self._starts = starts
         self.status = change.environment.status
 
     def __call__(self) -> None:
@@ -116,7 +118,7 @@ class _Undoing:
         if point is None:
             return
         self.status = Status.SUSPENDED if point.memory else Status.STOPPED
-        if self._ran and point.automatic:
+        if self._starts:
             _go_on(self._change, self._provider, resumes=point.memory, starts=True)
             self.status = Status.RUNNING
 
