@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from agent_swarm import processes
 from agent_swarm.errors import BootError, MachineError, SwarmError
 from agent_swarm.events import ignore
 from agent_swarm.model import MachineState
@@ -304,7 +305,10 @@ class MemoryContract(ProviderSubject):
     ) -> None:
         handle, point = self.handle(provider, running), new_point()
         provider.capture(handle, point, ignore)
+        pid = provider.inspect(handle).pid
+        process = None if pid is None else processes.describe(pid, "")
         suspension.suspend(handle, ignore)
+        assert not processes.alive(process)
         seen = provider.usage(handle)
         assert (seen.state, seen.pid) == (MachineState.SUSPENDED, None)
         assert not seen.memory_bytes
@@ -377,9 +381,11 @@ class MemoryContract(ProviderSubject):
         for instant in self.instants(changes):
             spec, handle = started()
             before = provider.inspect(handle)
+            process = None if before.pid is None else processes.describe(before.pid, "")
             kill(self.call(context, "suspend.suspend", handle, ignore), instant)
             provider.settle(handle)
             seen = provider.inspect(handle)
+            assert not (seen.state is MachineState.SUSPENDED and processes.alive(process)), instant
             assert seen == before or seen.state is MachineState.SUSPENDED, instant
             if seen.state is MachineState.RUNNING:
                 suspension.suspend(handle, ignore)
