@@ -19,9 +19,11 @@ from agent_swarm.paths import Paths
 SSH = f"""#!{sys.executable}
 import os, socket, sys
 os.closerange(3, 256)
-with open(os.environ["SSH_CALLS"], "a") as calls:
+with open(os.environ["SSH_CALLS"], "a+") as calls:
     calls.write(" ".join(sys.argv[1:]) + "\\n")
-with open(os.environ["SSH_GATE"]) as gate:
+    calls.seek(0)
+    number = len(calls.readlines())
+with open(os.environ["SSH_GATE"] + str(number)) as gate:
     if gate.read() != "open":
         sys.exit(255)
 listener = socket.socket(socket.AF_UNIX)
@@ -46,7 +48,8 @@ def paths(tmp_path, monkeypatch):
     program.parent.mkdir()
     program.write_text(SSH)
     program.chmod(0o755)
-    os.mkfifo(tmp_path / "gate")
+    for number in (1, 2):
+        os.mkfifo(tmp_path / f"gate{number}")
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("SSH_CALLS", str(tmp_path / "calls"))
     monkeypatch.setenv("SSH_GATE", str(tmp_path / "gate"))
@@ -61,9 +64,9 @@ def target():
     return Target(EnvironmentId("0123456789ab"), "task fix-1", "fix-1.swarm", endpoint)
 
 
-def let(tmp_path, word):
-    """Let the program that waits go on; returns when it has heard."""
-    (tmp_path / "gate").write_text(word)
+def let(tmp_path, number, word):
+    """Let the program go on that was called as the `number`-th; returns when it is there to hear it."""
+    (tmp_path / f"gate{number}").write_text(word)
 
 
 def calls(tmp_path):
@@ -80,7 +83,7 @@ def test_it_returns_while_ssh_connects_and_a_session_waits_for_that_connection(p
         kwargs={"timeout_s": 60, "alive": lambda: True},
     )
     opened.start()
-    let(tmp_path, "open")
+    let(tmp_path, 1, "open")
     opened.join()
     assert len(calls(tmp_path)) == 1
     assert "-M -N -f" in calls(tmp_path)[0]
@@ -88,14 +91,14 @@ def test_it_returns_while_ssh_connects_and_a_session_waits_for_that_connection(p
 
 def test_a_session_connects_by_itself_where_the_background_could_not(paths, target, tmp_path):
     connection.open_in_background(paths, Config(), target)
-    let(tmp_path, "no")
+    let(tmp_path, 1, "no")
     opened = threading.Thread(
         target=connection.open_shared,
         args=(paths, Config(), target),
         kwargs={"timeout_s": 60, "alive": lambda: True},
     )
     opened.start()
-    let(tmp_path, "open")
+    let(tmp_path, 2, "open")
     opened.join()
     assert len(calls(tmp_path)) == 2
 
