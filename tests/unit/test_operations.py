@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_swarm import processes
 from agent_swarm.config import Config
 from agent_swarm.errors import (
     BusyError,
@@ -175,8 +176,9 @@ def test_a_failing_delete_is_finished_by_the_next_command(swarm):
 def test_a_machine_that_died_is_stopped_and_says_so_and_starts_again(swarm):
     swarm.create_project("web")
     swarm.create("web", "fix-1")
-    pid = swarm.show("fix-1").machine.pid
-    subprocess.run(["kill", "-9", str(pid)], check=True)
+    process = processes.describe(swarm.show("fix-1").machine.pid, "")
+    subprocess.run(["kill", "-9", str(process.pid)], check=True)
+    assert processes.wait_for_end(process, timeout_s=20)
     [task] = [found for found in swarm.environments() if found.name == "fix-1"]
     assert task.status is Status.STOPPED
     assert "ended by itself" in task.reason
