@@ -37,15 +37,21 @@ if TYPE_CHECKING:
 
 MACHINES = 1000
 RESOURCES = Resources(cpus=2, memory_mib=1024, disk_gib=1)
+QCOW2_CLUSTER_BYTES = 1 << 16
+"""The header and the backing file's name are in the first."""
 COMMAND = Path(sys.executable).with_name("agent-swarm")
 
 
 def timed(argv: Sequence[str], home: Path) -> float:
-    """Run agent-swarm with these arguments to its end; return the seconds. Raises CalledProcessError."""
+    """Run agent-swarm with these arguments to its end; return the seconds. Raises CalledProcessError.
+
+    Python may keep its bytecode, as pip does when it installs: else every run compiles all our modules.
+    """
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     started = time.perf_counter()
     subprocess.run(
         [COMMAND, *argv],
-        env={**os.environ, "AGENT_SWARM_HOME": str(home)},
+        env={**inherited, "AGENT_SWARM_HOME": str(home)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -138,6 +144,9 @@ def _copy(paths: Paths, source: EnvironmentId, target: EnvironmentId) -> None:
         copy.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.suffix == ".json":
             copy.write_bytes(path.read_bytes().replace(source.encode(), target.encode()))
+        elif path.suffix == ".qcow2":  # a file of its own: shared ones are read once
+            copy.write_bytes(path.read_bytes()[:QCOW2_CLUSTER_BYTES])
+            os.truncate(copy, path.stat().st_size)
         elif path.is_file():
             copy.hardlink_to(path)
 
@@ -147,14 +156,17 @@ def _small_image(paths: Paths) -> Image:
     disk = paths.image(digest) / "disk.qcow2"
     disk.parent.mkdir(mode=0o700)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "1G"], check=True)
+    kernel, initrd = disk.with_name("vmlinuz"), disk.with_name("initrd")
+    for path in (kernel, initrd):  # `list` looks whether they are there
+        path.touch(mode=0o600)
     return Image(
         digest=digest,
         name="bench",
         architecture=os.uname().machine,
-        firmware=Firmware.BIOS,
+        firmware=Firmware.DIRECT,
         disk=disk,
-        kernel=None,
-        initrd=None,
+        kernel=kernel,
+        initrd=initrd,
         kernel_command_line="",
         virtual_size_bytes=1 << 30,
         size_bytes=disk.stat().st_size,

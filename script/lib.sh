@@ -92,7 +92,15 @@ TABLE
 test_table() {
     case "$(uname -m)" in
     aarch64 | arm64) echo "qemu-system-x86_64 qemu-system-x86 qemu-system-x86-core qemu-system-x86 qemu" ;;
-    *) echo "qemu-system-aarch64 qemu-system-arm qemu-system-aarch64-core qemu-system-aarch64 qemu" ;;
+    *)
+        echo "qemu-system-aarch64 qemu-system-arm qemu-system-aarch64-core qemu-system-aarch64 qemu"
+        if [ "$(uname -s)" = Linux ]; then
+            # the disk with GRUB for the BIOS, which is made where images can be built
+            echo "grub-mkimage grub-common - - -"
+            echo "/usr/lib/grub/i386-pc/boot.img grub-pc-bin - - -"
+            echo "sfdisk fdisk util-linux util-linux -"
+        fi
+        ;;
     esac
     echo "shellcheck shellcheck ShellCheck shellcheck shellcheck"
 }

@@ -52,6 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 SHARED_MACHINES = (
+    "tests/integration/test_code.py",
     "tests/integration/test_machines.py",
     "tests/integration/test_qemu_guest.py",
     "tests/integration/test_ssh_connection.py",
@@ -80,19 +81,23 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """On CI nothing that a machine test needs may be missing: it fails there instead of being skipped."""
-    if item.get_closest_marker("machine") is None:
-        return
-    missing = [
-        program
-        for program in ("qemu-system-x86_64", "qemu-img", "passt", "mmdebstrap")
-        if not shutil.which(program)
-    ]
+    """On CI nothing that a test needs may be missing: it fails there instead of being skipped."""
+    needed = [program for mark in item.iter_markers("needs") for program in mark.args]
+    if item.get_closest_marker("machine") is not None:
+        needed += ["qemu-system-x86_64", "qemu-img", "passt", "mmdebstrap"]
+    missing = [program for program in needed if not installed(program)]
     if missing:
         reason = f"not installed: {', '.join(missing)}"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+def installed(program: str) -> bool:
+    """As script/lib.sh has it: what has a / is a file; /usr/sbin is not on every user's PATH."""
+    if "/" in program:
+        return Path(program).exists()
+    return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") is not None
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,6 @@ docs/config.schema.json is `json_schema()`; a test keeps it so.
 
 from __future__ import annotations
 
-import difflib
-import json
 import re
 import typing
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -206,6 +204,8 @@ def set_value(paths: Paths, key: str, text: str) -> None:
     Nothing is written unless the whole result is valid. Raises ConfigError, also where the file cannot be
     written.
     """
+    import json
+
     _checked(key)
     load(paths)
     raw = paths.config.read_bytes() if paths.config.exists() else b""
@@ -233,6 +233,8 @@ def set_value(paths: Paths, key: str, text: str) -> None:
 
 def json_schema() -> bytes:
     """The JSON Schema (2020-12) of config.json."""
+    import json
+
     schema = msgspec.json.schema(Config)
     return json.dumps(schema, indent=2, sort_keys=True).encode() + b"\n"
 
@@ -250,6 +252,8 @@ def _leaves(section: type[Section], prefix: str) -> Iterator[tuple[str, Any]]:
 def _checked(key: str) -> str:
     known = [path for path, _ in settings()]
     if key not in known:
+        import difflib
+
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
         message = f"there is no setting {key!r}"
         hint = f"Did you mean {near[0]!r}?" if near else "`agent-swarm config list` shows every setting."
@@ -265,6 +269,8 @@ def _nearest(problem: str) -> str:
     found = re.search(r"unknown field `([^`]*)`(?: - at `\$\.?([^`]*)`)?", problem)
     if found is None:
         return "`agent-swarm config list` shows every setting with its default."
+    import difflib
+
     name, where = found[1], found[2] or ""
     known = [path for path, _ in settings()]
     wanted = f"{where}.{name}".strip(".")

@@ -26,10 +26,8 @@ hash, 0700 and checked to be ours.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +69,8 @@ class Paths:
         home = Path(os.path.abspath(home))  # noqa: PTH100 - resolve() would follow the user's symlinks
         run = home / "run"
         if len(os.fsencode(run / LONGEST_SSH_SOCKET_NAME)) > SOCKET_PATH_MAX_BYTES:
+            import hashlib
+
             tag = hashlib.sha256(os.fsencode(home)).hexdigest()[:12]
             base = environ.get("XDG_RUNTIME_DIR")
             parent = Path(base) if base and Path(base).is_dir() else Path("/tmp")
@@ -203,4 +203,6 @@ class Paths:
 
 def scratch_directory() -> Path:
     """Where short-lived files that may be large go (TMPDIR, else /tmp)."""
+    import tempfile
+
     return Path(tempfile.gettempdir())

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent_swarm.files import write_atomically
+from agent_swarm.files import read_bytes, write_atomically
 
 _PROC = Path("/proc/self")
 EXEC_TIMEOUT_S = 1.0
@@ -53,7 +53,7 @@ def save(path: Path, record: ProcessRecord) -> None:
 def load(path: Path) -> ProcessRecord | None:
     """The record in a file; None where there is none or it cannot be one."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=ProcessRecord)
+        return msgspec.json.decode(read_bytes(path), type=ProcessRecord)
     except (OSError, msgspec.DecodeError):
         return None
 

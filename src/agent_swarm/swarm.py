@@ -186,7 +186,7 @@ class Swarm:
 
     def environments(self, *, kind: Kind | None = None, project: str | None = None) -> list[Environment]:
         """Environments as they are now, projects first."""
-        from agent_swarm.operations.status import listing
+        from agent_swarm.operations.listing import listing
 
         return listing(self._context, kind=kind, project=project)
 
@@ -291,7 +291,7 @@ class Swarm:
 
     def is_simulated(self, provider: str) -> bool:
         """Whether a provider's machines are not real ones; every listing marks those."""
-        from agent_swarm.operations.status import is_simulated
+        from agent_swarm.operations.listing import is_simulated
 
         return is_simulated(self._context, provider)
 

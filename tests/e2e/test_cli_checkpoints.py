@@ -7,7 +7,7 @@ import re
 import pytest
 
 from agent_swarm.providers.fake.faults import Fault
-from tests.e2e.test_cli_fake import complete
+from tests.e2e.test_cli_shown import complete
 
 
 def write(task, text, name="fix-1"):

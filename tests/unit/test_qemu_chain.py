@@ -49,6 +49,12 @@ def test_a_backing_name_of_absurd_length_is_damage(tmp_path):
     assert "header is not valid" in Chain().problem(tmp_path / "disk")
 
 
+def test_a_backing_name_beyond_any_file_is_damage(tmp_path):
+    header = struct.pack(">4sIQI", b"QFI\xfb", 3, (1 << 64) - 1, 20)
+    (tmp_path / "disk").write_bytes(header.ljust(512, b"\0"))
+    assert "header is not valid" in Chain().problem(tmp_path / "disk")
+
+
 def test_a_header_that_is_cut_off_is_damage(tmp_path):
     (tmp_path / "disk").write_bytes(struct.pack(">4sIQI", b"QFI\xfb", 3, 104, 20).ljust(110, b"\0"))
     assert "cut off" in Chain().problem(tmp_path / "disk")
@@ -65,6 +71,19 @@ def test_a_chain_sees_that_a_file_has_changed(tmp_path):
     assert chain.problem(tmp_path / "disk") == ""
     (tmp_path / "disk").write_bytes(b"damaged")
     assert chain.problem(tmp_path / "disk") != ""
+
+
+def test_a_file_that_chains_share_is_read_once_by_whatever_path(tmp_path):
+    chain, base = Chain(), tmp_path / "base"
+    write_header(base)
+    for task in ("first", "second"):
+        (tmp_path / task).mkdir()
+        write_header(tmp_path / task / "disk", "../base")
+    assert chain.problem(tmp_path / "first" / "disk") == ""
+    times = base.stat().st_atime_ns, base.stat().st_mtime_ns
+    base.write_bytes(b"x" * base.stat().st_size)  # that it is not seen shows that it is not read again
+    os.utime(base, ns=times)
+    assert chain.problem(tmp_path / "second" / "disk") == ""
 
 
 def test_unreadable_is_damage_not_a_crash(tmp_path):

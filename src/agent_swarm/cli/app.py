@@ -37,7 +37,9 @@ def main() -> NoReturn:
         signal.signal(signal.SIGHUP, _terminate)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.exit(execute(sys.argv[1:]))
+    code = execute(sys.argv[1:])
+    gc.freeze()  # nor does the interpreter look for it at its end
+    sys.exit(code)
 
 
 def execute(arguments: Sequence[str]) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 import unicodedata
 from dataclasses import dataclass
@@ -77,7 +76,11 @@ def has_colour(stream: TextIO) -> bool:
 
 def width_of(stream: TextIO) -> int | None:
     """Columns of the terminal; None where output is not for a screen and nothing is cut."""
-    return shutil.get_terminal_size().columns if stream.isatty() else None
+    if not stream.isatty():
+        return None
+    import shutil
+
+    return shutil.get_terminal_size().columns
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ Times are ISO 8601 in UTC, sizes carry their unit in the name, what is not known
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,6 +29,8 @@ Shape = dict[str, Any]
 
 def write(document: Shape) -> None:
     """Print a document on stdout. ASCII: what is special to a terminal is escaped."""
+    import json
+
     click.echo(json.dumps({"version": VERSION, **document}, indent=2))
 
 

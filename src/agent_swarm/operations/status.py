@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from agent_swarm.errors import ImageError, ProviderUnavailableError, UsageError
 from agent_swarm.model import Baseline, Checkpoint, Environment, Kind, MachineStatus, Operation, Status
-from agent_swarm.operations import capacity, observe, recovery
+from agent_swarm.operations import capacity, observe
+from agent_swarm.operations.listing import listing
 from agent_swarm.providers import discovery
 from agent_swarm.providers.base import Readiness
 
@@ -90,21 +91,6 @@ def provider_statuses(context: Context) -> list[ProviderStatus]:
         facets = [facet for facet in FACETS if getattr(provider, facet) is not None]
         found.append(ProviderStatus(name, provider.probe(), provider.simulated, facets, machines))
     return found
-
-
-def is_simulated(context: Context, provider: str) -> bool:
-    """Whether a provider's machines are not real ones. False for one that cannot be loaded: it has none."""
-    try:
-        return context.provider(provider).simulated
-    except (ProviderUnavailableError, UsageError):
-        return False
-
-
-def listing(context: Context, *, kind: Kind | None = None, project: str | None = None) -> list[Environment]:
-    """Environments with the status that is so now, projects first. Ends abandoned operations."""
-    recovery.recover(context)
-    parent = context.registry.environment(Kind.PROJECT, project).id if project is not None else None
-    return observe.observe(context, context.registry.environments(kind=kind, parent=parent))
 
 
 def details(context: Context, kind: Kind, name: str) -> Details:

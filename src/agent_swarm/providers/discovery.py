@@ -11,7 +11,6 @@ command that uses them does not search what is installed.
 
 from __future__ import annotations
 
-import difflib
 import os
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -109,6 +108,8 @@ def _entry_point(name: str) -> metadata.EntryPoint:
 
     for entry in metadata.entry_points(group=GROUP, name=name):
         return entry
+    import difflib
+
     known = names()
     near = difflib.get_close_matches(name, known, n=1)
     message = f"there is no provider {name!r}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent_swarm.errors import RegistryError
@@ -17,7 +17,6 @@ from agent_swarm.files import NETWORK_FILE_SYSTEMS, file_system_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 BUSY_TIMEOUT_S = 30.0
 
@@ -112,7 +111,7 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
             0
         ]  # another process may have been first
         for script in steps[version:]:
-            for statement in _statements(script):
+            for statement in _statements(script.read_text(encoding="utf-8")):
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {len(steps)}")
         connection.execute("COMMIT")
@@ -122,12 +121,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
         raise
 
 
-def _migrations() -> list[str]:
-    folder = resources.files("agent_swarm.registry") / "migrations"
-    found = sorted(
-        (entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name
-    )
-    return [entry.read_text(encoding="utf-8") for entry in found]
+def _migrations() -> list[Path]:
+    return sorted(Path(__file__).with_name("migrations").glob("*.sql"))
 
 
 def _statements(script: str) -> Iterator[str]:

@@ -6,8 +6,7 @@ One `Registry` serves many threads: each thread has a connection of its own.
 from __future__ import annotations
 
 import contextlib
-import difflib
-import secrets
+import os
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
@@ -39,11 +38,11 @@ if TYPE_CHECKING:
 
 
 def new_environment_id() -> EnvironmentId:
-    return EnvironmentId(secrets.token_hex(6))
+    return EnvironmentId(_new_id())
 
 
 def new_point_id() -> PointId:
-    return PointId(secrets.token_hex(6))
+    return PointId(_new_id())
 
 
 class Registry:
@@ -89,7 +88,7 @@ class Registry:
         if not rows:
             with self.transaction():
                 if not self._read("SELECT id FROM installation"):
-                    self._write("INSERT INTO installation VALUES (?, ?)", secrets.token_hex(6), convert.now())
+                    self._write("INSERT INTO installation VALUES (?, ?)", _new_id(), convert.now())
             rows = self._read("SELECT id FROM installation")
         return InstallationId(rows[0]["id"])
 
@@ -113,6 +112,8 @@ class Registry:
         if rows:
             return convert.environment(rows[0])
         names = [row["name"] for row in self._read("SELECT name FROM environments WHERE kind = ?", kind)]
+        import difflib
+
         near = difflib.get_close_matches(name, names, n=1)
         other = "" if near else self._elsewhere(kind, name)
         hint = f"Did you mean {near[0]!r}?" if near else other
@@ -370,3 +371,7 @@ class Registry:
                 connection.close()
             self._connections.clear()
         self._local = threading.local()
+
+
+def _new_id() -> str:
+    return os.urandom(6).hex()

@@ -6,7 +6,6 @@ machine type: a machine's memory can only be loaded into exactly the machine tha
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from dataclasses import dataclass
@@ -69,6 +68,8 @@ def load(files: layout.MachineFiles) -> MachineDefinition | None:
 
 def mac_address(environment: EnvironmentId) -> str:
     """A stable address in QEMU's own prefix."""
+    import hashlib
+
     digest = hashlib.sha256(environment.encode()).digest()
     return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from agent_swarm.errors import MachineError
-from agent_swarm.files import write_atomically
+from agent_swarm.files import read_bytes, write_atomically
 from agent_swarm.model import EnvironmentId, InstallationId, Kind, PointId
 
 if TYPE_CHECKING:
@@ -71,20 +71,11 @@ class MachineFiles:
     id: EnvironmentId
     kind: Kind
     directory: Path
-    qmp_socket: Path
-    agent_socket: Path
-    process_record: Path
+    paths: Paths
 
     @classmethod
     def of(cls, paths: Paths, kind: Kind, environment: EnvironmentId) -> MachineFiles:
-        return cls(
-            id=environment,
-            kind=kind,
-            directory=paths.machine(kind, environment),
-            qmp_socket=paths.qmp_socket(environment),
-            agent_socket=paths.agent_socket(environment),
-            process_record=paths.process_record(environment),
-        )
+        return cls(id=environment, kind=kind, directory=paths.machine(kind, environment), paths=paths)
 
     @property
     def handle(self) -> str:
@@ -112,7 +103,7 @@ class MachineFiles:
         return self.directory / "layers"
 
     def layer(self, number: int) -> Path:
-        return self.layers / f"{number:04d}.qcow2"
+        return self.directory.joinpath("layers", f"{number:04d}.qcow2")
 
     @property
     def points(self) -> Path:
@@ -153,14 +144,29 @@ class MachineFiles:
     def lock(self) -> Path:
         return self.directory / "qemu.lock"
 
+    @property
+    def qmp_socket(self) -> Path:
+        return self.paths.qmp_socket(self.id)
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.paths.agent_socket(self.id)
+
+    @property
+    def process_record(self) -> Path:
+        return self.paths.process_record(self.id)
+
+
+_KINDS = {kind.value: kind for kind in Kind}
+
 
 def parse_handle(paths: Paths, handle: str) -> MachineFiles:
     """The files that a handle ("project/0123456789ab") names. Raises MachineError for what is no handle."""
     kind, _, environment = handle.partition("/")
-    if kind not in list(Kind) or not environment.isalnum():
+    if kind not in _KINDS or not environment.isalnum():
         message = f"{handle!r} is not a handle of the qemu provider"
         raise MachineError(message, hint="`agent-swarm doctor` checks the registry.")
-    return MachineFiles.of(paths, Kind(kind), EnvironmentId(environment))
+    return MachineFiles.of(paths, _KINDS[kind], EnvironmentId(environment))
 
 
 def parse_remains(name: str) -> tuple[EnvironmentId, InstallationId] | None:
@@ -185,7 +191,7 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 def read(path: Path, record: type[Record]) -> Record | None:
     """The record in a file, None where there is no file. Raises MachineError where it cannot be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=record)
+        return msgspec.json.decode(read_bytes(path), type=record)
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as error:

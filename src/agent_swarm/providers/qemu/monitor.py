@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 BUSY_POLL_S = 0.05
+CONNECT_ATTEMPTS = 3
 
 
 class NotListeningError(MachineError):
@@ -77,15 +78,24 @@ class Monitor:
         from qemu.qmp import QMPClient
 
         logging.getLogger("qemu.qmp").setLevel(logging.CRITICAL)  # it logs what it also raises
-        connection = dial(self._path, self._timeout_s)
-        self._runner = asyncio.Runner()
-        self._client = QMPClient("agent-swarm")
-        try:
-            self._run(self._client.connect(connection), "connect")
-        except BaseException:
-            self._close()
-            connection.close()
-            raise
+        for attempt in range(CONNECT_ATTEMPTS):
+            connection = dial(self._path, self._timeout_s)
+            self._runner = asyncio.Runner()
+            self._client = QMPClient("agent-swarm")
+            try:
+                self._run(self._client.connect(connection), "connect")
+            except MachineError as error:
+                self._close()
+                connection.close()
+                # the answer to one who was killed meanwhile may come instead of our greeting
+                if attempt == CONNECT_ATTEMPTS - 1 or isinstance(error.__cause__, TimeoutError):
+                    raise
+            except BaseException:
+                self._close()
+                connection.close()
+                raise
+            else:
+                break
         return self
 
     def __exit__(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from agent_swarm import processes
 from agent_swarm.errors import MachineError
+from agent_swarm.files import read_bytes
 
 if TYPE_CHECKING:
     from agent_swarm.processes import ProcessRecord
@@ -28,7 +29,7 @@ def find(files: MachineFiles) -> ProcessRecord | None:
     if record is not None and processes.alive(record):
         return record
     try:
-        pid = int(files.pid_file.read_bytes())
+        pid = int(read_bytes(files.pid_file))
     except (OSError, ValueError):
         return None
     return processes.describe(pid, files.marker)
