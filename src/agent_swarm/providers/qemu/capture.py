@@ -156,8 +156,7 @@ def _publish(files: MachineFiles, point: PointId, layer: int, made: Path | None)
 
 def settle(files: MachineFiles, definition: MachineDefinition) -> MachineDefinition:
     """The definition with nothing pending, written where it changes. Raises MachineError."""
-    if files.saver.directory.is_dir():
-        memory.discard(files)
+    memory.discard(files)
     if definition.resume is not None:
         if process.find(files) is not None:
             process.end(files)

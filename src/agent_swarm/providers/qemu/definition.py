@@ -27,9 +27,6 @@ TCG = "tcg,thread=multi,tb-size=128"
 """The emulator, with 128 MiB for translated code. QEMU's default, 1 GiB, fills during one boot: 1,480 MB of the
 host for a machine of 1 GiB instead of 450, at the same speed (measured: 60 s of CPU for a boot either way)."""
 
-NOTHING = "driver=null-co,size=1G,read-zeroes=on"
-"""A disk of zeros that forgets what is written."""
-
 AGENT_CHANNEL = "agent0"
 """The id of the guest agent's character device."""
 
@@ -109,12 +106,11 @@ class Launch:
     accelerator: str
     netdev: str
     """The value of -netdev after its type's id: "user,hostfwd=..." or "stream,addr.str=3,..."."""
-    disk: Path | None
-    """None: a disk of nothing, for a QEMU that only takes over memory. So are the next three."""
-    seed: Path | None
-    console: Path | None
-    agent_socket: Path | None
+    disk: Path
+    seed: Path
+    console: Path
     qmp_socket: Path
+    agent_socket: Path
     pid_file: Path
     kernel: Path | None = None
     initrd: Path | None = None
@@ -123,11 +119,7 @@ class Launch:
     sandbox: bool = False
     paused: bool = False
     memory: Path | None = None
-    """The file that the memory is mapped from; None: memory of its own."""
-    write_memory: bool = False
-    """Changes go to that file; else they stay with this machine."""
-    incoming: str = ""
-    """Where the state to go on from arrives ("defer", "fd:7"); "": the machine starts anew."""
+    """The file of saved memory that the machine goes on from, once it is given the state; None: it starts anew."""
 
 
 def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
@@ -144,28 +136,17 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
     words += ["-m", f"size={definition.memory_mib}M"]
     words += ["-object", _memory(definition, launch)]
     words += _boot(definition, launch)
-    words += [
-        "-chardev",
-        f"file,id=console0,path={escaped(launch.console)},append=on"
-        if launch.console
-        else "null,id=console0",
-    ]
+    words += ["-chardev", f"file,id=console0,path={escaped(launch.console)},append=on"]
     words += ["-serial", "chardev:console0"]
     words += ["-chardev", f"socket,id=qmp0,path={escaped(launch.qmp_socket)},server=on,wait=off"]
     words += ["-mon", "chardev=qmp0,mode=control"]
     words += [
         "-drive",
-        f"id={ROOT_DRIVE},if=none,"
-        + (
-            f"node-name={layer_node(definition.layer)},format=qcow2,file={escaped(launch.disk)},discard=unmap,detect-zeroes=unmap"
-            if launch.disk
-            else NOTHING
-        ),
+        f"id={ROOT_DRIVE},node-name={layer_node(definition.layer)},if=none,format=qcow2,file={escaped(launch.disk)},discard=unmap,detect-zeroes=unmap",
         "-device",
         f"virtio-blk-pci,id=root0,drive={ROOT_DRIVE},bus=pcie.0,addr=0x2,bootindex=1",
         "-drive",
-        "id=seed,if=none,readonly=on,"
-        + (f"format=raw,file={escaped(launch.seed)}" if launch.seed else NOTHING),
+        f"id=seed,if=none,format=raw,file={escaped(launch.seed)},readonly=on",
         "-device",
         "virtio-blk-pci,id=seed0,drive=seed,bus=pcie.0,addr=0x3",  # cloud kernels know no AHCI
         "-netdev",
@@ -175,9 +156,7 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
         "-device",
         "virtio-serial-pci,id=serial0,bus=pcie.0,addr=0x5",
         "-chardev",
-        f"socket,id={AGENT_CHANNEL},path={escaped(launch.agent_socket)},server=on,wait=off"
-        if launch.agent_socket
-        else f"null,id={AGENT_CHANNEL}",
+        f"socket,id={AGENT_CHANNEL},path={escaped(launch.agent_socket)},server=on,wait=off",
         "-device",
         f"virtserialport,id=agentport0,bus=serial0.0,nr=1,chardev={AGENT_CHANNEL},name=org.qemu.guest_agent.0",
         "-object",
@@ -188,8 +167,8 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
     if not arm:
         words += ["-device", "vmgenid,id=generation0,guid=auto"]
     words += ["-pidfile", os.fspath(launch.pid_file)]
-    if launch.incoming:
-        words += ["-incoming", launch.incoming]
+    if launch.memory is not None:
+        words += ["-incoming", "defer"]
     return [*words, "-S"] if launch.paused else words
 
 
@@ -212,8 +191,8 @@ def _memory(definition: MachineDefinition, launch: Launch) -> str:
     # memory is known by the object's id: what was saved from one kind can be loaded into the other
     if launch.memory is None:
         return f"memory-backend-ram,id=ram0,size={definition.memory_mib}M"
-    share = "on" if launch.write_memory else "off"
-    return f"memory-backend-file,id=ram0,size={definition.memory_mib}M,mem-path={escaped(launch.memory)},share={share}"
+    where = escaped(launch.memory)
+    return f"memory-backend-file,id=ram0,size={definition.memory_mib}M,mem-path={where},share=off"
 
 
 def _netdev(value: str) -> str:

@@ -118,7 +118,6 @@ def make_launch(
         sandbox=qemu.sandbox,
         paused=paused,
         memory=memory,
-        incoming="defer" if memory else "",
     )
 
 

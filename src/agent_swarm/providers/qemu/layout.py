@@ -9,7 +9,7 @@
     ├── points/<id>/      a point: point.json says which layer it is; memory.json, memory and state are there
     │                     where it has memory (memory.py), uefi-vars.fd where the machine has UEFI
     ├── saved/            memory that the next start goes on from; links to a point's, or a suspension's own
-    ├── saver/            memory in the making, with the log, pid and lock of the QEMU that writes it
+    ├── saving/           memory in the making
     ├── kept.json         the machine was deleted, but others build on its layers (storage.py)
     ├── seed.iso          cloud-init's NoCloud seed
     ├── uefi-vars.fd      UEFI variables, where the machine starts by UEFI
@@ -28,7 +28,6 @@ state directory can be moved while its machines are stopped.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -129,11 +128,8 @@ class MachineFiles:
         return self.directory / "saved"
 
     @property
-    def saver(self) -> MachineFiles:
-        """The files of the QEMU that takes over this machine's memory to save it."""
-        return dataclasses.replace(
-            self, id=EnvironmentId(f"{self.id}.saver"), directory=self.directory / "saver"
-        )
+    def saving(self) -> Path:
+        return self.directory / "saving"
 
     @property
     def kept(self) -> Path:

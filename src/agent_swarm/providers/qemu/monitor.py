@@ -139,7 +139,8 @@ class Monitor:
     def migrate_to(self, connection: socket.socket, *, downtime_ms: int) -> None:
         """Begin to send memory and devices while the guest runs; it stops in "pre-switchover", until
         `continue_migration`, when what is left takes at most `downtime_ms` to send."""
-        self._set_capabilities({"pause-before-switchover": True, "x-ignore-shared": False})
+        capability = {"capability": "pause-before-switchover", "state": True}
+        self._execute("migrate-set-capabilities", {"capabilities": [capability]})
         self._execute("migrate-set-parameters", {"max-bandwidth": UNLIMITED, "downtime-limit": downtime_ms})
         self._give("migration", connection.fileno())
         self._execute("migrate", {"uri": "fd:migration"})
@@ -162,30 +163,14 @@ class Monitor:
         ram = self._execute("query-migrate").get("ram", {})
         return Sent(int(ram.get("remaining", 1 << 62)), int(ram.get("dirty-sync-count", 0)))
 
-    def write_state(self, path: Path) -> None:
-        """Begin to write the devices' state to a new file; memory that lies in a shared file stays there."""
-        self._set_capabilities({"pause-before-switchover": False, "x-ignore-shared": True})
-        self._execute("migrate-set-parameters", {"max-bandwidth": UNLIMITED})
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            self._give("state", descriptor)
-        finally:
-            os.close(descriptor)
-        self._execute("migrate", {"uri": "fd:state"})
-
     def read_state(self, path: Path) -> None:
-        """Begin to load what `write_state` wrote, in a QEMU that was started with "-incoming defer"."""
-        self._set_capabilities({"x-ignore-shared": True})
+        """Begin to load a saved state, in a QEMU that was started with "-incoming defer"."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             self._give("state", descriptor)
         finally:
             os.close(descriptor)
         self._execute("migrate-incoming", {"uri": "fd:state"})
-
-    def _set_capabilities(self, wanted: dict[str, bool]) -> None:
-        entries = [{"capability": name, "state": state} for name, state in wanted.items()]
-        self._execute("migrate-set-capabilities", {"capabilities": entries})
 
     def _give(self, name: str, descriptor: int) -> None:
         """Pass a file descriptor, which QEMU then knows by name."""

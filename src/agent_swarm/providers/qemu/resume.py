@@ -22,6 +22,7 @@ from agent_swarm.guest.agent import GuestAgent
 from agent_swarm.images import qcow2
 from agent_swarm.providers.qemu import layout, memory
 from agent_swarm.providers.qemu.chain import read_backing
+from agent_swarm.providers.qemu.daemon import tail
 from agent_swarm.providers.qemu.monitor import Monitor
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 LOAD_TIMEOUT_S = 120.0
 AGENT_TIMEOUT_S = 60.0
 POLL_S = 0.003
+LATE = "it was not loaded in time"
 
 
 def prepare(files: MachineFiles, machine: MachineDefinition) -> None:
@@ -49,21 +51,16 @@ def prepare(files: MachineFiles, machine: MachineDefinition) -> None:
 
 
 def go_on(files: MachineFiles, machine: MachineDefinition) -> None:
-    """From a QEMU that was started with `incoming` to a running machine that is itself. Raises MachineError."""
+    """From a QEMU that was started with `memory` to a running machine that is itself. Raises MachineError."""
     assert machine.resume is not None
-    with Monitor(files.qmp_socket) as monitor:
-        monitor.read_state(files.saved / memory.STATE)
-        deadline = time.monotonic() + LOAD_TIMEOUT_S
-        while monitor.status() == "inmigrate":
-            if time.monotonic() >= deadline:
-                message = "QEMU did not load the machine's saved memory in time"
-                raise MachineError(message)
-            time.sleep(POLL_S)
-        status, why = monitor.migration()
-        if status == "failed":
-            message = "QEMU could not load the machine's saved memory"
-            raise MachineError(message, details=why)
-        monitor.resume()
+    try:
+        _load(files)
+    except MachineError as error:
+        said = tail(files.qemu_log) or error.details or error.message
+        message = "QEMU could not load the machine's saved memory"
+        raise MachineError(
+            message, details=said, hint="With `--cold` it boots from its disk instead."
+        ) from error
     with GuestAgent(files.agent_socket) as agent:
         if not agent.ping(timeout_s=AGENT_TIMEOUT_S):
             message = "the guest agent does not answer after the memory was loaded"
@@ -84,3 +81,17 @@ def go_on(files: MachineFiles, machine: MachineDefinition) -> None:
             layout.write(files.runtime, msgspec.structs.replace(runtime, host_key=renewed.host_key))
     layout.write(files.definition, msgspec.structs.replace(machine, resume=None))
     remove_tree(files.saved)  # QEMU has its pages
+
+
+def _load(files: MachineFiles) -> None:
+    with Monitor(files.qmp_socket) as monitor:
+        monitor.read_state(files.saved / memory.STATE)
+        deadline = time.monotonic() + LOAD_TIMEOUT_S
+        while monitor.status() == "inmigrate":
+            if time.monotonic() >= deadline:
+                raise MachineError(LATE)
+            time.sleep(POLL_S)
+        status, why = monitor.migration()
+        if status == "failed":
+            raise MachineError(why)
+        monitor.resume()
