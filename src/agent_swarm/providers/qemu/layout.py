@@ -8,7 +8,8 @@
     │                     a layer of another machine (task). Files never move. Only the active one is written
     ├── points/<id>/      a point: point.json says which layer it is; memory.json, memory and state are there
     │                     where it has memory (memory.py), uefi-vars.fd where the machine has UEFI
-    ├── saved/            memory that the next start goes on from; links to a point's, or a suspension's own
+    ├── saved/            memory that the next start goes on from, or that the running QEMU went on from and still
+    │                     maps; links to a point's, or a suspension's own
     ├── saving/           memory in the making
     ├── kept.json         the machine was deleted, but others build on its layers (storage.py)
     ├── seed.iso          cloud-init's NoCloud seed

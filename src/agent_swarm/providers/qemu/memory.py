@@ -65,9 +65,11 @@ PAUSE_MS = 50
 """How long the machine may stand still at most, as far as its memory's changes allow."""
 CONVERGE_S = 20.0
 """A guest that changes memory quicker than it is sent for so long is made to stand still while the rest is sent."""
+NOT_SENT = "it is not sent"
 SAVE_TIMEOUT_S = 300.0
 RELEASE_TIMEOUT_S = 60.0
 POLL_S = 0.003
+READ_AHEAD_BYTES = 2 << 20
 
 
 class MemoryRecord(msgspec.Struct, frozen=True):
@@ -100,6 +102,7 @@ def save(
         raise MachineError(message, details=str(files.runtime), hint="Stop the machine and start it again.")
     with ExitStack() as undo:
         undo.callback(discard, files)
+        _read_ahead(files.saved / MEMORY)
         with Monitor(files.qmp_socket) as source, ExitStack() as paused:
             paused.callback(_let_go, source)
             receiver = _send(source, files, machine, runtime, progress)
@@ -205,7 +208,8 @@ class _Receiver:
             if until is not None and time.monotonic() >= until:
                 raise _LateError
             if time.monotonic() >= deadline:
-                raise _failed(f"it came to {status!r} only")
+                late = f"it came to {status!r} only"
+                raise _failed(late)
             time.sleep(POLL_S)
 
     def check(self, status: str = "", why: str = "") -> None:
@@ -241,6 +245,19 @@ class _Receiver:
                 Splitter(self._ours, memory.fileno(), rest, block="ram0", size_bytes=self._size).run()
         except (OSError, SwarmError) as error:
             self._error = error
+
+
+def _read_ahead(path: Path) -> None:
+    """Have the memory that the machine maps in the host's cache, holes too: QEMU looks at every page, and finding each
+    by a fault of its own took 8 s for 4 GiB of holes on ext4, this takes 1 to 2."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    try:
+        with path.open("rb") as stream:
+            for offset in range(0, os.fstat(stream.fileno()).st_size, READ_AHEAD_BYTES):
+                os.posix_fadvise(stream.fileno(), offset, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
+    except OSError:
+        return  # it maps none
 
 
 def _send(
@@ -284,7 +301,7 @@ def _send_emulated(source: Monitor, receiver: _Receiver) -> bool:
     while (sent := source.sent()).remaining_bytes > LAST_BYTES and sent.collections <= 1:
         receiver.check()
         if time.monotonic() >= deadline:
-            raise _failed("it is not sent")
+            raise _failed(NOT_SENT)
         time.sleep(POLL_S)
     source.pause()
     if source.sent().collections > 1:

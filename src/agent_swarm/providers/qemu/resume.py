@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agent_swarm.errors import MachineError
-from agent_swarm.files import remove_tree
 from agent_swarm.guest import identity
 from agent_swarm.guest.agent import GuestAgent
 from agent_swarm.images import qcow2
@@ -80,7 +79,6 @@ def go_on(files: MachineFiles, machine: MachineDefinition) -> None:
             assert runtime is not None, "launch.start has written it"
             layout.write(files.runtime, msgspec.structs.replace(runtime, host_key=renewed.host_key))
     layout.write(files.definition, msgspec.structs.replace(machine, resume=None))
-    remove_tree(files.saved)  # QEMU has its pages
 
 
 def _load(files: MachineFiles) -> None:

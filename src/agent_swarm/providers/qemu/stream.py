@@ -77,7 +77,7 @@ class Splitter:
                 self._keep(head + self._take(int.from_bytes(head[2:], "big")))
                 continue
             if kind not in (SECTION_PART, SECTION_END) or self._take(4) != section:
-                raise _UnknownFormError(f"section type {kind}")
+                raise _unknown(what=f"section type {kind}")
             self._keep(bytes([kind]) + section)
             self._records()
             self._footer(section)
@@ -93,14 +93,14 @@ class Splitter:
             if not self._fill():
                 break
         if found < 5 or not self._buffer.startswith(MAGIC) or self._buffer[found - 5] != 1:
-            raise _UnknownFormError("no memory at its beginning")
+            raise _unknown(what="no memory at its beginning")
         self._keep(self._take(found + len(RAM_SECTION)))
         return bytes(self._buffer[found - 4 : found])
 
     def _footer(self, section: bytes) -> None:
         footer = self._take(5)
         if footer[0] != FOOTER or footer[1:] != section:
-            raise _UnknownFormError("a section without its end")
+            raise _unknown(what="a section without its end")
         self._keep(footer)
 
     def _records(self) -> None:
@@ -133,7 +133,7 @@ class Splitter:
             content = flags & ~SAME_BLOCK
             length = PAGE_BYTES if content == PAGE else 1 if content == FILLED else 0
             if not length:
-                raise _UnknownFormError(f"a record with flags {flags:#x}")
+                raise _unknown(what=f"a record with flags {flags:#x}")
             if self._end - at < length:
                 raise _cut_off()
             self._at = at + length
@@ -162,7 +162,7 @@ class Splitter:
             if name == self._block:
                 found = int.from_bytes(size, "big")
         if found != self._size or left:
-            raise _UnknownFormError(f"{found} bytes of memory")
+            raise _unknown(what=f"{found} bytes of memory")
 
     def _page(self, address: int, content: memoryview) -> None:
         run = self._run
@@ -172,7 +172,7 @@ class Splitter:
         if not run:
             self._run_at = address
         if address >= self._size:
-            raise _UnknownFormError("a page beyond the memory")
+            raise _unknown(what="a page beyond the memory")
         run.append(content)
         self._written[address // PAGE_BYTES] = 1
 
@@ -220,9 +220,6 @@ def _cut_off() -> MachineError:
     return MachineError(message, hint="Try again.")
 
 
-class _UnknownFormError(MachineError):
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"QEMU sends the machine's memory in a form that is not known: {what}",
-            hint="This version of QEMU is newer than what agent-swarm knows.",
-        )
+def _unknown(*, what: str) -> MachineError:
+    message = f"QEMU sends the machine's memory in a form that is not known: {what}"
+    return MachineError(message, hint="This version of QEMU is newer than what agent-swarm knows.")
