@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from agent_swarm.operations.quickstart import TaskShown
     from agent_swarm.operations.sessions import CapturedRun
     from agent_swarm.operations.status import Details, HostStatus, ProviderStatus
+    from agent_swarm.operations.verify import Check
 
 # Each method imports its operation: a command loads only what it uses (docs/performance.md).
 
@@ -240,6 +241,12 @@ class Swarm:
     def checkpoint_names(self) -> dict[CheckpointId, str]:
         """The name of every task's checkpoints, by id."""
         return self._context.registry.checkpoint_names()
+
+    def verify(self, name: str) -> list[Check]:
+        """The evidence that a running task is a machine of its own. See operations/verify.py."""
+        from agent_swarm.operations.verify import verify
+
+        return verify(self._context, name)
 
     # --- sessions ---------------------------------------------------------------------------------
 

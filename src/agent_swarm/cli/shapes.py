@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agent_swarm.operations.checkpoint import ListedCheckpoint
     from agent_swarm.operations.doctor import Finding, Garbage
     from agent_swarm.operations.status import Details, HostStatus, ProviderStatus, Usage
+    from agent_swarm.operations.verify import Check
 
 VERSION = 1
 
@@ -61,6 +62,10 @@ def environment(found: Environment, *, project: str | None, checkpoint: str | No
         "updated_at": time(found.updated_at),
         "started_at": time(found.started_at),
     }
+
+
+def check(found: Check) -> Shape:
+    return {"subject": found.subject, "holds": found.holds, "evidence": found.evidence}
 
 
 def ssh(found: Environment) -> Shape | None:

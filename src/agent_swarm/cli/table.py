@@ -88,6 +88,7 @@ COMMANDS: Mapping[str, Entry] = {
     "run": Entry("Sessions", "Run a command in a task.", "sessions:task_run"),
     "code": Entry("Sessions", "Open the editor on a task.", "sessions:task_code"),
     "cp": Entry("Sessions", "Copy files to, from or between tasks.", "sessions:cp"),
+    "verify": Entry("Tasks", "Show that a task is a machine of its own.", "verification:verify"),
     "logs": Entry("Sessions", "Show a machine's console or set-up log.", "machine_logs:logs"),
     "init-base": Entry("Images", "Download, build or convert a base image.", "images:init_base"),
     "image": _group("Images", "Look at base images.", {"list": ("List base images.", "images:image_list")}),
