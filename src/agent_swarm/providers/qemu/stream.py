@@ -109,7 +109,8 @@ class Splitter:
         while True:
             if self._end - self._at < LONGEST_RECORD:
                 self._flush()
-                self._fill()
+                while self._end - self._at < LONGEST_RECORD and self._fill():
+                    pass  # a record may come in pieces
             at = self._at
             if self._end - at < 8:
                 raise _cut_off()
