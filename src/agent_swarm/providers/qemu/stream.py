@@ -139,6 +139,8 @@ class Splitter:
                 raise _cut_off()
             self._at = at + length
             address = word - flags
+            if mine and address >= self._size:
+                raise _unknown(what="a page beyond the memory")
             if not mine:
                 self._keep(
                     (word & ~SAME_BLOCK).to_bytes(8, "big") + bytes([len(self._current)]) + self._current
@@ -172,8 +174,6 @@ class Splitter:
             run = self._run
         if not run:
             self._run_at = address
-        if address >= self._size:
-            raise _unknown(what="a page beyond the memory")
         run.append(content)
         self._written[address // PAGE_BYTES] = 1
 
