@@ -70,13 +70,14 @@ def whole(*sections: bytes, **how: object) -> bytes:
 
 @dataclass
 class Trickle:
-    """A connection that gives at most `limit` bytes at a time."""
+    """A connection that gives at most `limit` bytes at a time; as many as there is room for with MSG_WAITALL."""
 
     connection: socket.socket
     limit: int
+    flags: int
 
     def recv_into(self, view: memoryview) -> int:
-        return self.connection.recv_into(view, min(len(view), self.limit))
+        return self.connection.recv_into(view, min(len(view), self.limit), self.flags)
 
 
 @dataclass
@@ -94,7 +95,9 @@ class Split:
         return self.memory.stat().st_blocks * 512
 
 
-def split(folder: Path, data: bytes, *, pages: int, limit: int = 1 << 30, rest: str = "state") -> Split:
+def split(
+    folder: Path, data: bytes, *, pages: int, limit: int = 1 << 30, flags: int = 0, rest: str = "state"
+) -> Split:
     """Send a stream through a socket and take it apart."""
     ours, theirs = socket.socketpair()
 
@@ -110,7 +113,7 @@ def split(folder: Path, data: bytes, *, pages: int, limit: int = 1 << 30, rest: 
             (folder / "memory").open("wb", buffering=0) as memory,
             (folder / rest).open("wb") as state,
         ):
-            connection = Trickle(ours, limit)
+            connection = Trickle(ours, limit, flags)
             splitter = Splitter(
                 connection,  # type: ignore[arg-type]
                 memory.fileno(),
@@ -237,7 +240,8 @@ def test_sections_before_the_memory_are_kept(tmp_path):
 # The buffer
 
 
-def test_records_that_lie_across_the_buffers_end_are_whole(tmp_path):
+@pytest.mark.parametrize("flags", [0, socket.MSG_WAITALL], ids=["as it comes", "full"])
+def test_records_that_lie_across_the_buffers_end_are_whole(tmp_path, flags):
     pages = 2600  # 10 MiB; the records' length makes every buffer end at another place of one
     data = os.urandom(pages * PAGE)
     contents = [data[number * PAGE : (number + 1) * PAGE] for number in range(pages)]
@@ -246,7 +250,7 @@ def test_records_that_lie_across_the_buffers_end_are_whole(tmp_path):
         for number, content in enumerate(contents)
         if number
     )
-    done = split(tmp_path, whole(page(0, contents[0]) + section, pages=pages), pages=pages)
+    done = split(tmp_path, whole(page(0, contents[0]) + section, pages=pages), pages=pages, flags=flags)
     assert done.memory.read_bytes() == data
     assert done.rest == whole(b"", pages=pages)
 
