@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.machine
 
 BUFFER_MIB = 256
-COUNTER = "setsid sh -c 'while :; do i=$((i+1)); echo $i >/dev/shm/count; sleep 0.1; done' >/dev/null 2>&1 &"
+COUNTER = "setsid sh -c 'while :; do i=$((i+1)); echo $i >/dev/shm/count; sleep 0.5; done' >/dev/null 2>&1 &"
 # every line is on the disk before the next begins; its number shows a gap
 WRITER = (
-    "setsid sh -c 'while :; do i=$((i+1)); echo $i >>~/written; sync; sleep 0.05; done' >/dev/null 2>&1 &"
+    "setsid sh -c 'while :; do i=$((i+1)); echo $i >>~/written; sync; sleep 0.2; done' >/dev/null 2>&1 &"
 )
 
 
@@ -39,8 +39,9 @@ def count(swarm: Swarm, name: str) -> int:
 
 
 def counts_on(swarm: Swarm, name: str) -> bool:
+    """Whether the process in the task lives and does its work; each look takes as long as a command does."""
     before = count(swarm, name)
-    return count(swarm, name) > before or count(swarm, name) > before
+    return any(count(swarm, name) > before for _ in range(100))
 
 
 @pytest.fixture(scope="module")
