@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import subprocess
@@ -23,9 +24,7 @@ pytestmark = pytest.mark.machine
 BUFFER_MIB = 256
 COUNTER = "setsid sh -c 'while :; do i=$((i+1)); echo $i >/dev/shm/count; sleep 0.5; done' >/dev/null 2>&1 &"
 # every line is on the disk before the next begins; its number shows a gap
-WRITER = (
-    "setsid sh -c 'while :; do i=$((i+1)); echo $i >>~/written; sync; sleep 0.2; done' >/dev/null 2>&1 &"
-)
+WRITER = "setsid sh -c 'while :; do i=$((i+1)); echo $i >>~/written; sync; sleep 0.2; done' >/dev/null 2>&1 &"
 
 
 def sh(swarm: Swarm, name: str, script: str, kind: Kind = Kind.TASK) -> str:
@@ -109,7 +108,6 @@ def test_restore_goes_back_in_memory_and_on_disk_and_can_be_taken_back(machines:
 
 
 def test_a_session_and_its_connection_live_through_a_checkpoint(machines: Swarm, task: str):
-    home = str(machines.paths.home)
     words = [
         sys.executable,
         "-m",
@@ -121,21 +119,17 @@ def test_a_session_and_its_connection_live_through_a_checkpoint(machines: Swarm,
         "-c",
         "while read word; do echo $word; done",
     ]
-    session = subprocess.Popen(
-        words,
-        env={"AGENT_SWARM_HOME": home, "PATH": "/usr/bin:/bin"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    assert session.stdin is not None
-    assert session.stdout is not None
-    for word in (b"one\n", b"two\n", b"three\n"):
-        session.stdin.write(word)
-        session.stdin.flush()
-        assert session.stdout.readline() == word
-        machines.checkpoint(task)
-    session.stdin.close()
-    assert session.wait(60) == 0
+    environ = {"AGENT_SWARM_HOME": str(machines.paths.home), "PATH": os.environ["PATH"]}
+    with subprocess.Popen(words, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as session:
+        assert session.stdin is not None
+        assert session.stdout is not None
+        for word in (b"one\n", b"two\n", b"three\n"):
+            session.stdin.write(word)
+            session.stdin.flush()
+            assert session.stdout.readline() == word
+            machines.checkpoint(task)
+        session.stdin.close()
+        assert session.wait(60) == 0
 
 
 def test_the_clock_is_right_after_a_checkpoint_of_yesterday(machines: Swarm, task: str):
