@@ -157,6 +157,12 @@ def test_what_another_machine_builds_on_is_needed(world):
     assert frozen in storage.needed(files)
 
 
+def test_a_deleted_machine_writes_to_no_layer(world):
+    files, _ = world.captured("a")
+    layout.write(files.kept, storage.Kept())
+    assert numbers(storage.needed(files)) == [1]
+
+
 def test_what_a_project_builds_on_counts_as_a_tasks(world):
     files = world.machine("a")
     world.layer(files, 2, 1)
@@ -254,6 +260,8 @@ def test_removing_what_is_not_there_is_silent_and_removes_the_remains(world):
 
 def test_a_machine_that_others_build_on_keeps_just_the_layers_that_serve_them(world):
     files, frozen = world.captured("a")
+    world.layer(files, 3, 1)
+    world.point(files, TWO, 3)
     for name in ("memory", "state"):
         files.saved.mkdir(exist_ok=True)
         (files.saved / name).write_text("memory")
