@@ -31,6 +31,8 @@ POLL_S = 0.1
 REFUSED_POLL_S = 1.0
 HELLO_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 10.0
+TRIES = "1 2 3 4 5 6 7 8 9 10"
+"""Of a connection in the background: for a second at least."""
 
 
 def open_shared(
@@ -77,8 +79,8 @@ def open_in_background(paths: Paths, config: Config, target: Target) -> None:
     try:
         with locks.hold(paths.lock(f"{target.environment_id}.ssh"), busy="it is being opened") as descriptor:
             close(paths, target)
-            # the last `:` keeps the shell from becoming ssh, which would let the lock go
-            script = '{ "$@"; :; } </dev/null >/dev/null 2>&1 &'
+            # sshd starts itself anew with its new keys just now, and refuses for a moment
+            script = f'for try in {TRIES}; do "$@" && break; sleep 0.1; done </dev/null >/dev/null 2>&1 &'
             runner.run(
                 ["sh", "-c", script, "sh", *_master(paths, config, target, CONNECT_TIMEOUT_S)],
                 timeout_s=CLOSE_TIMEOUT_S,

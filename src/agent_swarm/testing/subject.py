@@ -168,7 +168,7 @@ class ProviderSubject:
         """Start a process that counts in memory and outlives its session; return when it has begun to.
         `secret`: it is marked as one that was given a session's secrets."""
         marked = f"{SESSION_SECRETS}=1" if secret else ""
-        counting = f"echo $$ >{_SHARED}/{name}.pid; while :; do echo >>{_SHARED}/{name}; sleep 0.2; done"
+        counting = f"echo $$ >{_SHARED}/{name}.pid; while :; do echo >>{_SHARED}/{name}; sleep 0.5; done"
         cls.sh(
             endpoint,
             f"env {marked} setsid sh -c {shlex.quote(counting)} </dev/null >/dev/null 2>&1 & "

@@ -106,11 +106,13 @@ def save(
         with Monitor(files.qmp_socket) as source, ExitStack() as paused:
             paused.callback(_let_go, source)
             receiver = _send(source, files, machine, runtime, progress)
+            source.mark_pause()
             at_switch(source)
             source.continue_migration()
             receiver.wait(source, "completed")
             then(source)
             paused.pop_all()
+            logger.debug("%s stood still for %.1f ms at most", files.handle, source.longest_pause_s * 1000)
         receiver.finish()
         record = MemoryRecord(
             machine=machine,

@@ -83,6 +83,9 @@ class Monitor:
         self._timeout_s = timeout_s
         self._runner: asyncio.Runner | None = None
         self._client: QMPClient | None = None
+        self._paused_at: float | None = None
+        self.longest_pause_s = 0.0
+        """How long the guest stood still at most, between a pause and the resume after it."""
 
     def __enter__(self) -> Self:
         import asyncio
@@ -131,10 +134,18 @@ class Monitor:
         self._execute("quit")
 
     def pause(self) -> None:
+        self.mark_pause()
         self._execute("stop")
+
+    def mark_pause(self) -> None:
+        """The guest stands still now."""
+        self._paused_at = self._paused_at or time.monotonic()
 
     def resume(self) -> None:
         self._execute("cont")
+        if self._paused_at is not None:
+            self.longest_pause_s = max(self.longest_pause_s, time.monotonic() - self._paused_at)
+            self._paused_at = None
 
     def migrate_to(self, connection: socket.socket, *, downtime_ms: int) -> None:
         """Begin to send memory and devices while the guest runs; it stops in "pre-switchover", until

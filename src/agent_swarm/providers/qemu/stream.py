@@ -109,7 +109,8 @@ class Splitter:
         while True:
             if self._end - self._at < LONGEST_RECORD:
                 self._flush()
-                self._fill()
+                while self._end - self._at < LONGEST_RECORD and self._fill():
+                    pass  # a record may come in pieces
             at = self._at
             if self._end - at < 8:
                 raise _cut_off()
@@ -138,6 +139,8 @@ class Splitter:
                 raise _cut_off()
             self._at = at + length
             address = word - flags
+            if mine and address >= self._size:
+                raise _unknown(what="a page beyond the memory")
             if not mine:
                 self._keep(
                     (word & ~SAME_BLOCK).to_bytes(8, "big") + bytes([len(self._current)]) + self._current
@@ -171,8 +174,6 @@ class Splitter:
             run = self._run
         if not run:
             self._run_at = address
-        if address >= self._size:
-            raise _unknown(what="a page beyond the memory")
         run.append(content)
         self._written[address // PAGE_BYTES] = 1
 
