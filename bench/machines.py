@@ -13,7 +13,7 @@ from agent_swarm.guest import connection
 from agent_swarm.guest.target import target_of
 from agent_swarm.model import Kind, Resources
 from agent_swarm.paths import Paths
-from bench import plain_boot
+from bench import live, plain_boot
 from bench.results import Measurement
 from bench.startup import repeated, timed
 
@@ -61,14 +61,14 @@ def measure(work: Path, source: str, runs: int, tell: Callable[[str], None]) -> 
         yield _create(
             paths,
             "create, cold",
-            lambda swarm: swarm.create(PROJECT, "bench-1"),
+            lambda swarm: swarm.create(PROJECT, "bench-1", cold=True),
             budget=reference.median + ADDED_TO_A_BOOT_S,
         )
         tell("task: cold create by the command line")
         yield [
             Measurement(
                 "agent-swarm create, cold",
-                [timed(["create", PROJECT, "bench-2"], home)],
+                [timed(["create", "--cold", PROJECT, "bench-2"], home)],
                 budget=reference.median + ADDED_TO_A_BOOT_S,
                 note="whole process",
             )
@@ -81,6 +81,10 @@ def measure(work: Path, source: str, runs: int, tell: Callable[[str], None]) -> 
             Measurement("memory of an idle task (PSS)", [(used.memory_bytes or 0) / MIB], unit="MiB"),
             Measurement("disk of a fresh task", [(used.disk_bytes or 0) / MIB], unit="MiB"),
         ]
+        with Swarm(paths=paths) as swarm:
+            swarm.bulk_delete(["bench-1", "bench-2"])
+        tell("live: warm creates, checkpoints, forks, 16 tasks side by side")
+        yield from live.measure(home, paths, PROJECT, reference.median, max(3, runs // 3))
     finally:
         tell("cleaning up")
         _delete_all(paths)

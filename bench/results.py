@@ -110,6 +110,6 @@ def describe_host() -> dict[str, object]:
 
 
 def _shown(value: float, unit: str) -> str:
-    if unit == "MiB":
-        return f"{value:.0f} MiB"
+    if unit != "s":
+        return f"{value:.0f} {unit}" if value >= 20 else f"{value:.1f} {unit}"
     return f"{value * 1000:.0f} ms" if value < 2 else f"{value:.1f} s"

@@ -24,7 +24,7 @@ from agent_swarm.model import (
     Status,
 )
 from agent_swarm.paths import Paths
-from agent_swarm.providers.base import FromPoint, FromImage, MachineSpec, ProviderContext
+from agent_swarm.providers.base import FromImage, FromPoint, MachineSpec, ProviderContext
 from agent_swarm.providers.discovery import load
 from agent_swarm.registry import Registry
 from agent_swarm.registry.registry import new_environment_id

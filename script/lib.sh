@@ -102,6 +102,7 @@ test_table() {
         fi
         ;;
     esac
+    echo "perl perl-base perl-interpreter perl perl"
     echo "shellcheck shellcheck ShellCheck shellcheck shellcheck"
 }
 

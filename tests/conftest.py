@@ -53,6 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 SHARED_MACHINES = (
     "tests/integration/test_code.py",
+    "tests/integration/test_live.py",
     "tests/integration/test_machines.py",
     "tests/integration/test_qemu_guest.py",
     "tests/integration/test_ssh_connection.py",

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from agent_swarm.events import Event, Progress
-    from agent_swarm.model import Baseline, Environment, Image, Kind, Resources, Status
+    from agent_swarm.model import Baseline, Checkpoint, Environment, Image, Kind, Resources, Status
     from agent_swarm.operations.requests import ResourceRequest
     from agent_swarm.paths import Paths
     from agent_swarm.swarm import Swarm
@@ -41,7 +41,9 @@ _HOME = {
     "Config": "config",
     "ResourceRequest": "operations.requests",
     **dict.fromkeys(("Event", "Progress"), "events"),
-    **dict.fromkeys(("Baseline", "Environment", "Image", "Kind", "Resources", "Status"), "model"),
+    **dict.fromkeys(
+        ("Baseline", "Checkpoint", "Environment", "Image", "Kind", "Resources", "Status"), "model"
+    ),
     **dict.fromkeys(
         (
             "BootError",
@@ -71,6 +73,7 @@ __all__ = [
     "ResourceRequest",
     # what it works with
     "Baseline",
+    "Checkpoint",
     "Environment",
     "Event",
     "Image",

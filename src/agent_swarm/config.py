@@ -93,6 +93,27 @@ class ImageSettings(Section, frozen=True):
     ] = ""
 
 
+class BaselineSettings(Section, frozen=True):
+    memory: Annotated[
+        bool,
+        Meta(
+            description="Whether a baseline of a running project holds its memory, so that tasks need not boot."
+        ),
+    ] = True
+
+
+class CheckpointSettings(Section, frozen=True):
+    automatic: Annotated[
+        bool, Meta(description="Whether `restore` saves the present state as a checkpoint first.")
+    ] = True
+    keep_automatic_h: Annotated[
+        float,
+        Meta(
+            ge=0, description="Hours that checkpoints which `restore` and `fork` made by themselves are kept."
+        ),
+    ] = 24.0
+
+
 class SshSettings(Section, frozen=True):
     forward_agent: Annotated[
         bool, Meta(description="Whether sessions forward the user's SSH agent into the machine.")
@@ -128,6 +149,8 @@ class Config(Section, frozen=True):
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
     timeouts: TimeoutSettings = msgspec.field(default_factory=TimeoutSettings)
     images: ImageSettings = msgspec.field(default_factory=ImageSettings)
+    baselines: BaselineSettings = msgspec.field(default_factory=BaselineSettings)
+    checkpoints: CheckpointSettings = msgspec.field(default_factory=CheckpointSettings)
     ssh: SshSettings = msgspec.field(default_factory=SshSettings)
     qemu: QemuSettings = msgspec.field(default_factory=QemuSettings)
 

@@ -25,10 +25,10 @@ POLL_S = 0.05
 @contextlib.contextmanager
 def hold(
     path: Path, *, shared: bool = False, wait_s: float = 0.0, busy: str, hint: str = ""
-) -> Iterator[None]:
+) -> Iterator[int]:
     """Hold the lock `path`. Raises BusyError with the message `busy` when `wait_s` passes before it is free.
 
-    The file is never removed while it may be waited for: `forget` does that.
+    Yields the lock's descriptor: a process that inherits it holds the lock, too, until it ends. The file is never removed while it may be waited for: `forget` does that.
     """
     deadline = time.monotonic() + wait_s
     operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
@@ -50,7 +50,7 @@ def hold(
             break
         os.close(descriptor)  # another process forgot this file between our open and our lock
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -34,6 +34,10 @@ OperationId = NewType("OperationId", int)
 ImageDigest = NewType("ImageDigest", str)
 """sha256 of the image's qcow2 file, 64 hex digits."""
 
+SESSION_SECRETS = "AGENT_SWARM_SESSION_SECRETS"
+"""An environment variable of every process in a guest that was given a session's secrets: such processes do not
+live on in a fork (providers/base.py, the hygiene contract)."""
+
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 NAME_RULE = "1 to 63 letters, digits, '.', '_' or '-', starting with a letter or digit"
 
@@ -135,6 +139,10 @@ class Environment:
     """When it was last started; None while it is stopped."""
     reason: str = ""
     """Why it is FAILED or BROKEN."""
+    origin: str = ""
+    """What a fork was made from: "fix-1@before"; "" for everything else."""
+    checkpoint_id: CheckpointId | None = None
+    """The checkpoint that the present state descends from."""
 
     @property
     def label(self) -> str:
@@ -153,13 +161,38 @@ class Baseline:
     """The provider's own name of it; "" until the provider made it."""
     ready: bool
     created_at: datetime
+    memory: bool = False
+    """It holds the project's running processes, too: tasks go on from there instead of booting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One immutable point of a task, which it can be put back to and forked from."""
+
+    id: CheckpointId
+    environment_id: EnvironmentId
+    name: str
+    parent_id: CheckpointId | None
+    """The checkpoint that the task's state descended from when this one was made."""
+    handle: str
+    """The provider's own name of it; "" until the provider made it."""
+    ready: bool
+    """False while it is being made or deleted."""
+    memory: bool
+    automatic: bool
+    """Made by `restore` or `fork`, and removed after checkpoints.keep_automatic_h."""
+    created_at: datetime
 
 
 class OperationKind(StrEnum):
     CREATE = "create"
     START = "start"
     STOP = "stop"
+    SUSPEND = "suspend"
     BASELINE = "baseline"
+    CHECKPOINT = "checkpoint"
+    """Making one, or deleting one."""
+    RESTORE = "restore"
     DELETE = "delete"
 
 

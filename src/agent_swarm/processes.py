@@ -88,6 +88,13 @@ def kill(record: ProcessRecord, *, timeout_s: float = 10.0) -> bool:
     return not alive(record)
 
 
+def send(record: ProcessRecord, number: signal.Signals) -> None:
+    """Send the recorded process a signal. Silent where it is gone."""
+    if alive(record):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(record.pid, number)
+
+
 def memory_bytes(pid: int) -> int | None:
     """Proportional memory of a process where the system tells it (Linux), else resident; None if gone."""
     try:

@@ -38,11 +38,13 @@ def run(
     cwd: Path | None = None,
     environ: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
+    new_session: bool = False,
     check: bool = True,
 ) -> subprocess.CompletedProcess[bytes]:
     """Run a program to its end and return its output.
 
-    `environ` is added to our own environment. Raises CommandError when the program fails (unless
+    `environ` is added to our own environment. With `new_session` what the program leaves running outlives the
+    terminal and its Ctrl-C. Raises CommandError when the program fails (unless
     `check` is False) or passes `timeout_s`, ProviderUnavailableError when there is no such program.
     """
     words = [os.fspath(word) for word in argv]
@@ -56,6 +58,7 @@ def run(
             cwd=cwd,
             env={**os.environ, **environ} if environ else None,
             pass_fds=tuple(pass_fds),
+            start_new_session=new_session,
             check=False,
         )
     except subprocess.TimeoutExpired as error:

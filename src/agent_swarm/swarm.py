@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from agent_swarm.config import Config
-    from agent_swarm.model import Baseline, Environment, Image
+    from agent_swarm.model import Baseline, Checkpoint, CheckpointId, Environment, Image
     from agent_swarm.operations.bulk import BulkResult
+    from agent_swarm.operations.checkpoint import ListedCheckpoint
     from agent_swarm.operations.doctor import Finding, Garbage
     from agent_swarm.operations.quickstart import TaskShown
     from agent_swarm.operations.sessions import CapturedRun
     from agent_swarm.operations.status import Details, HostStatus, ProviderStatus
+    from agent_swarm.operations.verify import Check
 
 # Each method imports its operation: a command loads only what it uses (docs/performance.md).
 
@@ -104,12 +106,18 @@ class Swarm:
         )
 
     def create(
-        self, project: str, name: str, *, request: ResourceRequest = ResourceRequest(), force: bool = False
+        self,
+        project: str,
+        name: str,
+        *,
+        request: ResourceRequest = ResourceRequest(),
+        force: bool = False,
+        cold: bool = False,
     ) -> Environment:
         """A running task cloned from the project's newest baseline. See operations/create.py."""
         from agent_swarm.operations.create import create_task
 
-        return create_task(self._context, project, name, request=request, force=force)
+        return create_task(self._context, project, name, request=request, force=force, cold=cold)
 
     def bulk_create(
         self,
@@ -118,28 +126,39 @@ class Swarm:
         *,
         request: ResourceRequest = ResourceRequest(),
         force: bool = False,
+        cold: bool = False,
         parallel: int | None = None,
     ) -> list[BulkResult]:
         """See operations/bulk.py."""
         from agent_swarm.operations.bulk import bulk_create
 
-        return bulk_create(self._context, project, names, request=request, force=force, parallel=parallel)
+        return bulk_create(
+            self._context, project, names, request=request, force=force, cold=cold, parallel=parallel
+        )
 
-    def start(self, name: str, *, kind: Kind = Kind.TASK, force: bool = False) -> Environment:
+    def start(
+        self, name: str, *, kind: Kind = Kind.TASK, force: bool = False, cold: bool = False
+    ) -> Environment:
         """See operations/start.py."""
         from agent_swarm.operations.start import start
 
-        return start(self._context, kind, name, force=force)
+        return start(self._context, kind, name, force=force, cold=cold)
 
-    def stop(self, name: str, *, kind: Kind = Kind.TASK, force: bool = False) -> Environment:
-        """See operations/stop.py."""
+    def stop(
+        self, name: str, *, kind: Kind = Kind.TASK, force: bool = False, suspend: bool = False
+    ) -> Environment:
+        """Shut down, see operations/stop.py; with `suspend` its memory is kept, see operations/suspend.py."""
+        if suspend:
+            from agent_swarm.operations.suspend import suspend as save_memory
+
+            return save_memory(self._context, kind, name, force=force)
         from agent_swarm.operations.stop import stop
 
         return stop(self._context, kind, name, force=force)
 
     def baseline(self, project: str) -> Baseline:
-        """The project's next baseline generation, of its disk as it is now."""
-        from agent_swarm.operations.stop import baseline
+        """The project's next baseline generation, of its state as it is now."""
+        from agent_swarm.operations.baseline import baseline
 
         return baseline(self._context, project)
 
@@ -176,6 +195,58 @@ class Swarm:
         from agent_swarm.operations.status import details
 
         return details(self._context, kind, name)
+
+    # --- checkpoints and forks --------------------------------------------------------------------
+
+    def checkpoint(self, task: str, name: str | None = None, *, disk_only: bool = False) -> Checkpoint:
+        """A new checkpoint of the task as it is now. See operations/checkpoint.py."""
+        from agent_swarm.operations.checkpoint import checkpoint
+
+        return checkpoint(self._context, task, name, disk_only=disk_only)
+
+    def checkpoints(self, task: str) -> Sequence[ListedCheckpoint]:
+        """A task's checkpoints, the oldest first."""
+        from agent_swarm.operations.checkpoint import checkpoints
+
+        return checkpoints(self._context, task)
+
+    def delete_checkpoint(self, task: str, name: str) -> None:
+        """See operations/checkpoint.py."""
+        from agent_swarm.operations.checkpoint import delete_checkpoint
+
+        delete_checkpoint(self._context, task, name)
+
+    def restore(
+        self, task: str, name: str | None = None, *, force: bool = False, cold: bool = False
+    ) -> Environment:
+        """The task as it was at a checkpoint. See operations/restore.py."""
+        from agent_swarm.operations.restore import restore
+
+        return restore(self._context, task, name, force=force, cold=cold)
+
+    def fork(
+        self,
+        source: str,
+        names: Sequence[str],
+        *,
+        keep_secrets: bool = False,
+        force: bool = False,
+        parallel: int | None = None,
+    ) -> list[BulkResult]:
+        """New tasks from "TASK" or "TASK@CHECKPOINT". See operations/fork.py."""
+        from agent_swarm.operations.fork import fork
+
+        return fork(self._context, source, names, keep_secrets=keep_secrets, force=force, parallel=parallel)
+
+    def checkpoint_names(self) -> dict[CheckpointId, str]:
+        """The name of every task's checkpoints, by id."""
+        return self._context.registry.checkpoint_names()
+
+    def verify(self, name: str) -> list[Check]:
+        """The evidence that a running task is a machine of its own. See operations/verify.py."""
+        from agent_swarm.operations.verify import verify
+
+        return verify(self._context, name)
 
     # --- sessions ---------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 """The provider contract, on real QEMU processes. The first class needs no guest: its disk is empty, and the
-BIOS finds nothing to start. The second boots the base image."""
+BIOS finds nothing to start. The others boot the base image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from agent_swarm.files import remove_tree
 from agent_swarm.guest import cloudinit, keys
 from agent_swarm.model import Kind, Resources, SshEndpoint
 from agent_swarm.providers.qemu import create_provider
-from agent_swarm.testing.provider_contract import ProviderContract, ProviderSubject, RunningMachineContract
+from agent_swarm.testing.provider_contract import (
+    LiveMachineContract,
+    ProviderContract,
+    ProviderSubject,
+    RunningMachineContract,
+)
 from tests.support.plain_ssh import ssh
 from tests.support.qemu import RESOURCES, empty_image, emulated
 
@@ -35,7 +40,7 @@ class QemuSubject(ProviderSubject):
 
 class TestQemu(QemuSubject, ProviderContract):
     resources: ClassVar[Resources] = RESOURCES
-    kill_instants = None
+    kill_instants = 6
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -51,8 +56,9 @@ class TestQemu(QemuSubject, ProviderContract):
         return empty_image(tmp_path_factory.mktemp("image"))
 
 
-@pytest.mark.machine
-class TestRunningQemu(QemuSubject, RunningMachineContract):
+class GuestSubject(QemuSubject):
+    """Machines that boot the base image."""
+
     resources: ClassVar[Resources] = Resources(cpus=2, memory_mib=768, disk_gib=20)
     paths: ClassVar[Paths]
 
@@ -73,3 +79,15 @@ class TestRunningQemu(QemuSubject, RunningMachineContract):
     def execute(cls, endpoint: Endpoint, argv: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
         assert isinstance(endpoint, SshEndpoint)
         return ssh(cls.paths.ssh_key, endpoint, argv)
+
+
+@pytest.mark.machine
+class TestRunningQemu(GuestSubject, RunningMachineContract):
+    """What holds of machines that booted."""
+
+
+@pytest.mark.machine
+class TestLiveQemu(GuestSubject, LiveMachineContract):
+    """What holds of machines that go on from saved memory."""
+
+    kill_instants = 5

@@ -56,10 +56,13 @@ def shape(value, example, where=""):
         "config list",
         "bulk create web x",
         "bulk delete --yes fix-1 nobody",
+        "checkpoints fix-1",
+        "fork fix-1 x",
     ],
 )
 def test_json_has_the_documented_shape(task, command):
     (task.home / "base-images" / ".partial" / "stray").mkdir()  # something for gc to find
+    task.ok("checkpoint", "fix-1")
     done = task(*command.split(), "--json")
     name = re.sub(r" (fix-1|web|-).*", "", command)
     document = json.loads(done.stdout)
@@ -116,8 +119,9 @@ def test_control_characters_of_a_guest_do_not_reach_the_terminal(task):
 
 
 def test_logs_shows_as_many_lines_as_asked_for(task):
-    assert len(task.ok("logs", "fix-1", "-n", "1").splitlines()) == 1
-    assert task.ok("logs", "fix-1", "-n", "0") == ""
+    task.ok("create", "web", "cold", "--cold")  # one that booted, and said so
+    assert len(task.ok("logs", "cold", "-n", "1").splitlines()) == 1
+    assert task.ok("logs", "cold", "-n", "0") == ""
 
 
 def test_a_reader_that_goes_away_is_no_error(task):

@@ -101,7 +101,7 @@ def test_the_live_lines_are_gone_before_an_error_is_printed(on_terminal, task):
 def test_ctrl_c_undoes_a_create_and_ends_with_130(on_terminal, task):
     task.arrange(start=Fault(delay_s=60))
     child = on_terminal("create", "web", "fix-2")
-    child.expect("start machine")
+    child.expect("resume machine")
     child.sendintr()
     shown, code = end_of(child)
     assert code == 130
@@ -160,8 +160,9 @@ def test_a_status_is_coloured_on_a_terminal(on_terminal):
 
 
 def test_logs_follow_until_ctrl_c(on_terminal, task):
-    identifier = task.json("show", "fix-1")["task"]["id"]
-    child = on_terminal("logs", "fix-1", "--follow")
+    task.ok("create", "web", "cold", "--cold")  # one that booted, and said so
+    identifier = task.json("show", "cold")["task"]["id"]
+    child = on_terminal("logs", "cold", "--follow")
     child.expect_exact("multi-user.target")
     with (task.home / "fake" / identifier / "console.log").open("a") as console:
         console.write("one more line\n")

@@ -4,7 +4,7 @@
 
 "after" dies when the N-th commit is on disk and nothing has followed; "before" dies when all that leads
 to it was done in the world, and the commit was not. Ends with 0 when there was no N-th commit.
-Arguments that look like JSON objects are keyword arguments.
+A last argument that looks like a JSON object has the keyword arguments; a JSON array is a list.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def main() -> None:
         keywords["kind"] = Kind(keywords["kind"])
     with Swarm() as swarm:
         arm(when, int(number))
-        getattr(swarm, method)(*arguments, **keywords)
+        words = [json.loads(word) if word.startswith("[") else word for word in arguments]
+        getattr(swarm, method)(*words, **keywords)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import operator
 import shutil
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from agent_swarm.model import Image
 
-QUIET = ("probe", "inspect", "usage")
+QUIET = ("probe", "obstacle", "inspect", "usage")
 """What never raises."""
 
 
@@ -59,46 +60,61 @@ class TestFaults(Subject):
     def faults(self, context: ProviderContext) -> Faults:
         return Faults(context.paths.fake / "faults.json")
 
-    def arguments(self, provider: FakeProvider, image: Image, method: str) -> tuple[object, ...]:
-        """What `method` is called with, on a machine that is in the state for it to do all its steps."""
+    def arrangement(
+        self, context: ProviderContext, provider: FakeProvider, image: Image, point: str
+    ) -> child.Call:
+        """A call that comes to a point, on a machine that is in the state for it to do all its steps."""
+        method = point.partition(":")[0]
         spec = self.project_spec(image)
-        if method in {"probe", "create"}:
-            return () if method == "probe" else (spec, ignore)
+        if method == "create":
+            return self.call(context, "create", spec, ignore)
         handle = provider.create(spec, ignore)
-        if method in {"stop", "delete", "endpoint"}:
+        if method in {"stop", "delete", "endpoint", "suspend", "capture"}:
             provider.start(handle, ignore)
-        if method == "discard":
-            point = new_point()
-            provider.capture(handle, point, ignore)
-            return (handle, point)
-        if method == "capture":
-            return (handle, new_point(), ignore)
-        return (handle, ignore) if method == "start" else (handle,)
+        match method:
+            case "discard" | "restore":
+                captured = new_point()
+                point_handle = provider.capture(handle, captured, ignore)
+                if method == "discard":
+                    return self.call(context, "discard", handle, captured)
+                return self.call(context, "snapshots.restore", handle, point_handle, ignore)
+            case "capture":
+                return self.call(context, "capture", handle, new_point(), ignore, memory=True)
+            case "suspend":
+                return self.call(context, "suspend.suspend", handle, ignore)
+            case "forget":
+                return self.call(context, "suspend.forget", handle)
+            case "start":
+                return self.call(context, "start", handle, ignore)
+            case "endpoint":
+                return self.call(context, "endpoint", handle, timeout_s=1.0, progress=ignore)
+        return self.call(context, method, handle)
 
-    def reach(self, provider: FakeProvider, method: str, arguments: tuple[object, ...]) -> object:
-        named = {"timeout_s": 1.0, "progress": ignore} if method == "endpoint" else {}
-        return getattr(provider, method)(*arguments, **named)
+    def reach(self, provider: FakeProvider, call: child.Call) -> None:
+        operator.attrgetter(call.method)(provider)(*call.arguments, **call.named)
 
     @pytest.mark.parametrize("point", [point for point in POINTS if point not in QUIET])
     def test_every_point_raises_what_is_arranged_and_works_when_tried_again(
-        self, provider: FakeProvider, faults: Faults, image: Image, point: str
+        self, context: ProviderContext, provider: FakeProvider, faults: Faults, image: Image, point: str
     ) -> None:
-        method = point.partition(":")[0]
-        arguments = self.arguments(provider, image, method)
+        call = self.arrangement(context, provider, image, point)
         faults.arrange({point: Fault(error="machine", times=1)})
         with pytest.raises(MachineError, match=f"{point} failed because faults.json says so"):
-            self.reach(provider, method, arguments)
-        self.reach(provider, method, arguments)
+            self.reach(provider, call)
+        self.reach(provider, call)
 
     @pytest.mark.parametrize("point", [point for point in POINTS if point not in {*QUIET, "endpoint"}])
     def test_every_point_can_kill_the_process_and_the_next_call_completes_it(
         self, context: ProviderContext, provider: FakeProvider, faults: Faults, image: Image, point: str
     ) -> None:
-        method = point.partition(":")[0]
-        arguments = self.arguments(provider, image, method)
+        call = self.arrangement(context, provider, image, point)
+        handle = None if call.method == "create" else str(call.arguments[0])
         faults.arrange({point: Fault(error="killed", times=1)})
-        assert child.killed(self.call(context, method, *arguments), before=1_000_000)
-        self.reach(provider, method, arguments)
+        assert child.killed(call, before=1_000_000)
+        if handle is not None:
+            provider.settle(handle)
+        if handle is None or provider.inspect(handle).state is not MachineState.SUSPENDED:
+            self.reach(provider, call)
 
     @pytest.mark.parametrize("point", ["create", "create:tagged", "create:copied", "create:renamed"])
     def test_a_create_that_fails_leaves_nothing(

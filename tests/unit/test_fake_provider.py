@@ -70,7 +70,7 @@ class TestFakeProvider(ProviderSubject):
             listening.bind("socket")
             point = provider.capture(project, new_point(), ignore)
         _, clone = self.boot(provider, self.task_spec(image, point))
-        assert sorted(path.name for path in root(clone).iterdir()) == ["link", "tool"]
+        assert sorted(path.name for path in root(clone).iterdir()) == ["link", "run", "tool"]
         assert (root(clone) / "tool").stat().st_mode & 0o777 == 0o750
         assert str((root(clone) / "link").readlink()) == "/etc/nowhere"
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from agent_swarm.config import Config, LimitSettings, ResourceSettings
+from agent_swarm import processes
+from agent_swarm.config import Config
 from agent_swarm.errors import (
     BusyError,
     ConflictError,
@@ -23,55 +22,14 @@ from agent_swarm.errors import (
     SwarmError,
     UsageError,
 )
-from agent_swarm.events import Notice, OutputLine, StepStarted
+from agent_swarm.events import Notice, OutputLine, StepDone, StepStarted
 from agent_swarm.model import Kind, OperationState, Status
 from agent_swarm.operations.requests import ResourceRequest
 from agent_swarm.paths import Paths
 from agent_swarm.swarm import Swarm
-from tests.support.images import tiny_image
+from tests.support.swarms import faults, sh, with_limits
 
 ROOT = Path(__file__).parents[2]
-
-
-class Recorder(list):
-    """A Progress that keeps what it is told."""
-
-    def __call__(self, event):
-        self.append(event)
-
-    def of(self, kind):
-        return [event for event in self if isinstance(event, kind)]
-
-
-@pytest.fixture
-def recorder():
-    return Recorder()
-
-
-@pytest.fixture
-def swarm(tmp_path, recorder):
-    config = Config(provider="fake", resources=ResourceSettings(cpus=1, memory_mib=256, disk_gib=1))
-    with Swarm(paths=Paths.at(tmp_path / "home"), config=config, progress=recorder) as found:
-        tiny_image(found)
-        yield found
-        for environment in reversed(found.environments()):
-            found.delete(environment.name, kind=environment.kind, force=True)
-
-
-def with_limits(swarm, **limits):
-    config = msgspec.structs.replace(swarm.config, limits=LimitSettings(**limits))
-    return Swarm(paths=swarm.paths, config=config)
-
-
-def faults(swarm, **plan):
-    swarm.paths.fake.mkdir(exist_ok=True)
-    (swarm.paths.fake / "faults.json").write_text(json.dumps(plan))
-
-
-def sh(swarm, name, script, kind=Kind.TASK):
-    done = swarm.run_captured(name, ["sh", "-c", script], kind=kind)
-    assert done.exit_code == 0, done.stderr
-    return done.stdout.decode()
 
 
 # --- projects and tasks ------------------------------------------------------------------------------
@@ -89,7 +47,7 @@ def test_writes_of_a_task_show_nowhere_else(swarm):
     swarm.create("web", "a")
     swarm.create("web", "b")
     sh(swarm, "a", "echo mine >file")
-    assert sh(swarm, "b", "ls") == ""
+    assert sh(swarm, "b", "ls | grep -v ^run$ || true") == ""
     assert sh(swarm, "web", "ls file 2>/dev/null || echo none", Kind.PROJECT) == "none\n"
 
 
@@ -196,7 +154,7 @@ def test_a_failing_create_leaves_nothing(swarm, step):
 
 def test_a_failing_baseline_leaves_the_stopped_project_and_can_be_made_later(swarm):
     swarm.create_project("web")
-    faults(swarm, capture={"error": "disk-full", "times": 1})
+    faults(swarm, capture={"error": "disk-full", "times": 2})  # with its memory, then the disk alone
     with pytest.raises(SwarmError) as caught:
         swarm.stop("web", kind=Kind.PROJECT)
     assert caught.value.hint
@@ -218,8 +176,9 @@ def test_a_failing_delete_is_finished_by_the_next_command(swarm):
 def test_a_machine_that_died_is_stopped_and_says_so_and_starts_again(swarm):
     swarm.create_project("web")
     swarm.create("web", "fix-1")
-    pid = swarm.show("fix-1").machine.pid
-    subprocess.run(["kill", "-9", str(pid)], check=True)
+    process = processes.describe(swarm.show("fix-1").machine.pid, "")
+    subprocess.run(["kill", "-9", str(process.pid)], check=True)
+    assert processes.wait_for_end(process, timeout_s=20)
     [task] = [found for found in swarm.environments() if found.name == "fix-1"]
     assert task.status is Status.STOPPED
     assert "ended by itself" in task.reason
@@ -331,7 +290,7 @@ def test_bulk_works_at_most_so_many_at_a_time(swarm):
             with guard:
                 running += 1
                 most = max(most, running)
-        elif isinstance(event, StepStarted) and event.step == "start machine":
+        elif isinstance(event, StepDone) and event.step == "make machine":
             with guard:
                 running -= 1
 

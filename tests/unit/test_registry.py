@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sqlite3
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -288,3 +289,111 @@ def test_many_processes_can_write_at_once(tmp_path):
 def test_records_are_values():
     with pytest.raises(dataclasses.FrozenInstanceError):
         environment().name = "other"
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def task(registry):
+    project = environment()
+    registry.insert(project)
+    found = environment("fix-1", kind=Kind.TASK, parent=project.id)
+    registry.insert(found)
+    return found
+
+
+def made(registry, task, name, *, automatic=False):
+    with registry.transaction():
+        found = registry.add_checkpoint(task.id, name, memory=True, automatic=automatic)
+        registry.finish_checkpoint(found.id, f"handle-{name}")
+    return registry.checkpoint(found.id)
+
+
+def test_checkpoints_descend_from_one_another(registry, task):
+    first = made(registry, task, "first")
+    second = made(registry, task, "second")
+    assert (first.parent_id, second.parent_id) == (None, first.id)
+    assert registry.by_id(task.id).checkpoint_id == second.id
+    assert registry.checkpoints(task.id) == [first, second]
+
+
+def test_what_descended_from_a_removed_checkpoint_descends_from_its_parent(registry, task):
+    first, second, third = (made(registry, task, name) for name in ("first", "second", "third"))
+    with registry.transaction():
+        registry.remove_checkpoint(second.id)
+    assert registry.checkpoint(third.id).parent_id == first.id
+    with registry.transaction():
+        registry.remove_checkpoint(third.id)
+    assert registry.by_id(task.id).checkpoint_id == first.id
+
+
+def test_a_checkpoint_in_the_making_is_not_what_the_task_descends_from(registry, task):
+    first = made(registry, task, "first")
+    unfinished = registry.add_checkpoint(task.id, "second", memory=False, automatic=False)
+    assert not unfinished.ready
+    assert registry.by_id(task.id).checkpoint_id == first.id
+
+
+def test_a_checkpoints_name_is_taken_once_per_task(registry, task):
+    made(registry, task, "before")
+    with pytest.raises(ConflictError, match="already a checkpoint named 'before'"):
+        registry.add_checkpoint(task.id, "before", memory=False, automatic=False)
+    other = environment("fix-2", kind=Kind.TASK, parent=task.parent_id)
+    registry.insert(other)
+    made(registry, other, "before")
+
+
+def test_a_removed_task_leaves_no_checkpoints(registry, task):
+    found = made(registry, task, "before")
+    with registry.transaction():
+        registry.remove(task.id)
+    assert registry.checkpoint(found.id) is None
+
+
+def test_only_finished_automatic_checkpoints_are_old(registry, task):
+    old = made(registry, task, "fork-1", automatic=True)
+    made(registry, task, "mine")
+    registry.add_checkpoint(task.id, "fork-2", memory=True, automatic=True)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert registry.automatic_checkpoints(before=later) == [old]
+    assert registry.automatic_checkpoints(before=old.created_at) == []
+
+
+def test_a_fork_comes_back_with_its_origin(registry, task):
+    fork = dataclasses.replace(
+        environment("try-2", kind=Kind.TASK, parent=task.parent_id), origin="fix-1@before"
+    )
+    registry.insert(fork)
+    assert registry.environment(Kind.TASK, "try-2") == fork
+
+
+def test_a_machine_that_runs_again_has_a_start_time(registry, task):
+    registry.set_running(task.id, LocalEndpoint(Path("/some/where")), status=Status.RUNNING)
+    started = registry.by_id(task.id).started_at
+    registry.set_status(task.id, Status.CREATING)
+    registry.set_status(task.id, Status.RUNNING)
+    assert registry.by_id(task.id).started_at == started
+    registry.set_status(task.id, Status.SUSPENDED)
+    assert registry.by_id(task.id).started_at is None
+
+
+def test_a_registry_of_version_1_keeps_everything(tmp_path, monkeypatch):
+    path = tmp_path / "registry.db"
+    every = database._migrations()
+    monkeypatch.setattr(database, "_migrations", lambda: every[:1])
+    with contextlib.closing(database.connect(path)) as connection:
+        connection.execute(
+            "INSERT INTO environments (id, kind, name, provider, cpus, memory_mib, disk_gib, status, created_at,"
+            " updated_at) VALUES ('1', 'project', 'web', 'fake', 1, 256, 1, 'stopped', ?1, ?1)",
+            ("2026-01-01T00:00:00.000+00:00",),
+        )
+        connection.execute(
+            "INSERT INTO baselines VALUES ('2', '1', 1, 'h', 1, '2026-01-01T00:00:00.000+00:00')"
+        )
+    monkeypatch.undo()
+    registry = Registry(path)
+    project = registry.environment(Kind.PROJECT, "web")
+    assert (project.origin, project.checkpoint_id) == ("", None)
+    assert [found.memory for found in registry.baselines(project.id)] == [False]
+    registry.close()

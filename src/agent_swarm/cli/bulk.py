@@ -12,6 +12,7 @@ from agent_swarm.cli.options import (
     PROJECT,
     TASK,
     Command,
+    cold_option,
     confirm,
     json_option,
     parallel_option,
@@ -45,6 +46,7 @@ _COLUMNS = (
 @click.argument("project", type=PROJECT)
 @click.argument("tasks", nargs=-1, required=True)
 @resources
+@cold_option
 @parallel_option
 @json_option
 def create(
@@ -54,6 +56,7 @@ def create(
     memory_mib: int | None,
     disk_gib: int | None,
     force: bool,
+    cold: bool,
     parallel: int | None,
     as_json: bool,
 ) -> int:
@@ -64,9 +67,14 @@ def create(
     """
     with working() as swarm:
         results = swarm.bulk_create(
-            project, tasks, request=request(cpus, memory_mib, disk_gib), force=force, parallel=parallel
+            project,
+            tasks,
+            request=request(cpus, memory_mib, disk_gib),
+            force=force,
+            cold=cold,
+            parallel=parallel,
         )
-    return _report(results, "created", as_json=as_json)
+    return report(results, "created", as_json=as_json)
 
 
 @click.command(
@@ -98,14 +106,15 @@ def delete(
         if names:
             confirm(f"Delete {len(names)} task(s) and everything on their disks: {_some(names)}?", yes=yes)
         results = swarm.bulk_delete(names, force=force, parallel=parallel) if names else []
-    return _report(results, "deleted", as_json=as_json)
+    return report(results, "deleted", as_json=as_json)
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
-def _report(results: Sequence[BulkResult], done: str, *, as_json: bool) -> int:
+def report(results: Sequence[BulkResult], done: str, *, as_json: bool) -> int:
+    """Print how it went for each, and return the exit code."""
     if as_json:
         shapes.write({"results": [shapes.bulk_result(result) for result in results]})
     elif results:

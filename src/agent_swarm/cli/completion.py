@@ -37,8 +37,22 @@ def completion(shell: str) -> None:
 
 
 def registered_names(kind: str) -> list[str]:
-    """The names of all tasks or projects; none where the registry cannot be read: a completion that fails
-    must not write into the user's command line.
+    """The names of all tasks or projects."""
+    return _names("SELECT name FROM environments WHERE kind = ? ORDER BY name", kind)
+
+
+def registered_checkpoints(task: str) -> list[str]:
+    """The names of a task's checkpoints."""
+    return _names(
+        "SELECT c.name FROM checkpoints c JOIN environments e ON e.id = c.environment_id"
+        " WHERE e.kind = 'task' AND e.name = ? AND c.ready = 1 ORDER BY c.name",
+        task,
+    )
+
+
+def _names(query: str, value: str) -> list[str]:
+    """What the registry answers; nothing where it cannot be read: a completion that fails must not write into the
+    user's command line.
 
     Reads the file directly, and only reads: `Registry` would migrate it, and imports more than a key
     press may cost.
@@ -52,8 +66,7 @@ def registered_names(kind: str) -> list[str]:
         path = Paths.from_environment(os.environ).registry
         connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=0.2)
         try:
-            rows = connection.execute("SELECT name FROM environments WHERE kind = ? ORDER BY name", (kind,))
-            return [str(row[0]) for row in rows]
+            return [str(row[0]) for row in connection.execute(query, (value,))]
         finally:
             connection.close()
     except (sqlite3.Error, OSError, SwarmError):

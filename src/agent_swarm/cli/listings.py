@@ -97,9 +97,13 @@ def _shapes(
     swarm: Swarm, kept: Sequence[Environment], known: Sequence[Environment], kind: Kind
 ) -> list[shapes.Shape]:
     names = {entry.id: entry.name for entry in known}
+    checkpoints = swarm.checkpoint_names()
     return [
         shapes.environment(
-            entry, project=_project(entry, names), simulated=swarm.is_simulated(entry.provider)
+            entry,
+            project=_project(entry, names),
+            checkpoint=checkpoints.get(entry.checkpoint_id) if entry.checkpoint_id else None,
+            simulated=swarm.is_simulated(entry.provider),
         )
         for entry in kept
         if entry.kind is kind
@@ -167,6 +171,8 @@ def _facts(found: Details) -> list[tuple[str, str]]:
         ("project", found.parent.name if found.parent else ""),
         ("image", _image(found)),
         ("baseline", f"generation {found.baseline.generation}" if found.baseline else ""),
+        ("made from", entry.origin),
+        ("checkpoint", found.checkpoint.name if found.checkpoint else ""),
         ("baselines", "\n".join(_generation(found, index) for index in range(len(found.baselines)))),
         ("tasks", ", ".join(task.name for task in found.tasks)),
         (
@@ -195,8 +201,11 @@ def _image(found: Details) -> str:
 def _generation(found: Details, index: int) -> str:
     entry = found.baselines[index]
     cloned = sum(1 for task in found.tasks if task.baseline_id == entry.id)
+    holds = "disk and memory" if entry.memory else "disk"
     newest = ", cloned by `create`" if index == 0 else ""
-    return f"generation {entry.generation}, {render.moment(entry.created_at)}, {cloned} task(s){newest}"
+    return (
+        f"generation {entry.generation}, {render.moment(entry.created_at)}, {holds}, {cloned} task(s){newest}"
+    )
 
 
 def _ssh(entry: Environment) -> str:

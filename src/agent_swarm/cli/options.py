@@ -67,8 +67,28 @@ class Name(TextType):
         ]
 
 
+class CheckpointName(TextType):
+    """The name of a checkpoint of the task that stands before it; completed from the registry."""
+
+    name = "checkpoint"
+
+    def shell_complete(
+        self,
+        ctx: click.Context,
+        param: click.Parameter,  # noqa: ARG002
+        incomplete: str,
+    ) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        from agent_swarm.cli.completion import registered_checkpoints
+
+        found = registered_checkpoints(ctx.params.get("task") or "")
+        return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+
+
 TASK = Name("task")
 PROJECT = Name("project")
+CHECKPOINT = CheckpointName()
 
 
 class Amount(NumberType):
@@ -131,6 +151,12 @@ def request(cpus: int | None, memory_mib: int | None, disk_gib: int | None) -> R
 
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON (docs/json.md) instead of a table."
+)
+cold_option = click.option(
+    "--cold", is_flag=True, help="Boot, also where saved memory is there to go on from."
+)
+suspend_option = click.option(
+    "--suspend", is_flag=True, help="Save its memory, and go on from there at the next start."
 )
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do it without asking.")
 parallel_option = click.option(

@@ -11,6 +11,7 @@ from agent_swarm.cli.options import (
     request,
     resources,
     say,
+    suspend_option,
     working,
     yes_option,
 )
@@ -51,23 +52,29 @@ def create(
 @click.command(cls=Command, example="agent-swarm project start web")
 @click.argument("project", type=PROJECT)
 @click.option("--force", is_flag=True, help="Go on where the host's memory or disk would not do.")
-def start(project: str, force: bool) -> None:
-    """Start a project machine, to work on what its tasks will be cloned from."""
+@click.option(
+    "--cold", is_flag=True, help="Boot a suspended project from its disk; what was in its memory is lost."
+)
+def start(project: str, force: bool, cold: bool) -> None:
+    """Start a project machine, to work on what its tasks will be cloned from. A suspended one goes on where it was."""
     with working() as swarm:
-        started = swarm.start(project, kind=Kind.PROJECT, force=force)
+        started = swarm.start(project, kind=Kind.PROJECT, force=force, cold=cold)
     say(f"project {started.name} is {started.status}")
 
 
-@click.command(cls=Command, example="agent-swarm project stop web")
+@click.command(cls=Command, example="agent-swarm project stop web\nagent-swarm project stop web --suspend")
 @click.argument("project", type=PROJECT)
 @click.option("--force", is_flag=True, help="Do it while sessions use the machine.")
-def stop(project: str, force: bool) -> None:
-    """Stop a project machine; its disk becomes the next baseline generation.
+@suspend_option
+def stop(project: str, force: bool, suspend: bool) -> None:
+    """Stop a project machine; its last state becomes the next baseline generation, with its memory where the
+    back end can save it (setting baselines.memory).
 
-    New tasks are cloned from that one; existing tasks keep the generation that they came from.
+    New tasks are cloned from that one; existing tasks keep the generation that they came from. With --suspend no
+    baseline is made: `project start` goes on where it was.
     """
     with working() as swarm:
-        stopped = swarm.stop(project, kind=Kind.PROJECT, force=force)
+        stopped = swarm.stop(project, kind=Kind.PROJECT, force=force, suspend=suspend)
         newest = swarm.show(project, kind=Kind.PROJECT).baselines[:1]
     generation = "".join(f"; new tasks come from generation {entry.generation}" for entry in newest)
     say(f"project {stopped.name} is {stopped.status}{generation}")
@@ -76,7 +83,7 @@ def stop(project: str, force: bool) -> None:
 @click.command(cls=Command, example="agent-swarm project baseline web")
 @click.argument("project", type=PROJECT)
 def baseline(project: str) -> None:
-    """Make the next baseline generation from the project's disk as it is now, without stopping it."""
+    """Make the next baseline generation from the project as it is now, without stopping it."""
     with working() as swarm:
         made = swarm.baseline(project)
     say(f"new tasks of {project} come from generation {made.generation}")

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from agent_swarm.errors import SwarmError
     from agent_swarm.model import Baseline, Image, Operation
     from agent_swarm.operations.bulk import BulkResult
+    from agent_swarm.operations.checkpoint import ListedCheckpoint
     from agent_swarm.operations.doctor import Finding, Garbage
     from agent_swarm.operations.status import Details, HostStatus, ProviderStatus, Usage
+    from agent_swarm.operations.verify import Check
 
 VERSION = 1
 
@@ -37,7 +39,7 @@ def time(when: datetime | None) -> str | None:
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z") if when else None
 
 
-def environment(found: Environment, *, project: str | None, simulated: bool) -> Shape:
+def environment(found: Environment, *, project: str | None, checkpoint: str | None, simulated: bool) -> Shape:
     return {
         "id": found.id,
         "kind": found.kind.value,
@@ -48,6 +50,8 @@ def environment(found: Environment, *, project: str | None, simulated: bool) -> 
         "provider": found.provider,
         "simulated": simulated,
         "image": found.image,
+        "origin": found.origin,
+        "checkpoint": checkpoint,
         "resources": {
             "cpus": found.resources.cpus,
             "memory_mib": found.resources.memory_mib,
@@ -60,6 +64,10 @@ def environment(found: Environment, *, project: str | None, simulated: bool) -> 
     }
 
 
+def check(found: Check) -> Shape:
+    return {"subject": found.subject, "holds": found.holds, "evidence": found.evidence}
+
+
 def ssh(found: Environment) -> Shape | None:
     """Null where the machine does not run, or has no SSH server: it is simulated."""
     if found.started_at is None or not isinstance(found.endpoint, SshEndpoint):
@@ -68,7 +76,26 @@ def ssh(found: Environment) -> Shape | None:
 
 
 def baseline(found: Baseline) -> Shape:
-    return {"id": found.id, "generation": found.generation, "created_at": time(found.created_at)}
+    return {
+        "id": found.id,
+        "generation": found.generation,
+        "memory": found.memory,
+        "created_at": time(found.created_at),
+    }
+
+
+def checkpoint(found: ListedCheckpoint) -> Shape:
+    return {
+        "id": found.checkpoint.id,
+        "name": found.checkpoint.name,
+        "parent": found.parent or None,
+        "current": found.current,
+        "memory": found.checkpoint.memory,
+        "automatic": found.checkpoint.automatic,
+        "disk_bytes": found.size.disk_bytes,
+        "memory_bytes": found.size.memory_bytes,
+        "created_at": time(found.checkpoint.created_at),
+    }
 
 
 def operation(found: Operation) -> Shape:
@@ -87,6 +114,7 @@ def details(found: Details) -> Shape:
         **environment(
             found.environment,
             project=found.parent.name if found.parent else None,
+            checkpoint=found.checkpoint.name if found.checkpoint else None,
             simulated=found.simulated,
         ),
         "image_name": found.image_name,

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,8 @@ PROGRAM = "agent-swarm"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One command: a click command "module:attribute" below `agent_swarm.cli`, or a group of `commands`."""
+    """One command: a click command "module:attribute" below `agent_swarm.cli`, or a group of `commands`. One with
+    both is the command, unless its first word is one of the group's."""
 
     section: str
     help: str
@@ -29,15 +30,16 @@ class Entry:
     commands: Mapping[str, Entry] = field(default_factory=dict)
 
 
-def _group(section: str, help_text: str, commands: Mapping[str, tuple[str, str]]) -> Entry:
+def _group(section: str, help_text: str, commands: Mapping[str, tuple[str, str]], target: str = "") -> Entry:
     return Entry(
         section,
         help_text,
+        target,
         commands={name: Entry("Commands", text, target) for name, (text, target) in commands.items()},
     )
 
 
-SECTIONS = ("Start here", "Projects", "Tasks", "Sessions", "Images", "Maintenance")
+SECTIONS = ("Start here", "Projects", "Tasks", "Checkpoints", "Sessions", "Images", "Maintenance")
 
 COMMANDS: Mapping[str, Entry] = {
     "quickstart": Entry(
@@ -73,10 +75,20 @@ COMMANDS: Mapping[str, Entry] = {
             "delete": ("Delete several tasks, or all of a project.", "bulk:delete"),
         },
     ),
+    "checkpoint": _group(
+        "Checkpoints",
+        "Save a task as it is now, or delete what was saved.",
+        {"delete": ("Delete a checkpoint.", "checkpoints:delete")},
+        "checkpoints:checkpoint",
+    ),
+    "checkpoints": Entry("Checkpoints", "List a task's checkpoints as a tree.", "checkpoints:checkpoints"),
+    "restore": Entry("Checkpoints", "Put a task back to a checkpoint.", "checkpoints:restore"),
+    "fork": Entry("Checkpoints", "Make new tasks from a task as it is now.", "checkpoints:fork"),
     "ssh": Entry("Sessions", "Open a shell in a task.", "sessions:task_ssh"),
     "run": Entry("Sessions", "Run a command in a task.", "sessions:task_run"),
     "code": Entry("Sessions", "Open the editor on a task.", "sessions:task_code"),
     "cp": Entry("Sessions", "Copy files to, from or between tasks.", "sessions:cp"),
+    "verify": Entry("Tasks", "Show that a task is a machine of its own.", "verification:verify"),
     "logs": Entry("Sessions", "Show a machine's console or set-up log.", "machine_logs:logs"),
     "init-base": Entry("Images", "Download, build or convert a base image.", "images:init_base"),
     "image": _group("Images", "Look at base images.", {"list": ("List base images.", "images:image_list")}),
@@ -121,6 +133,9 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.entries and not ctx.resilient_parsing:
             raise NoSuchCommandError(args[0], ctx, self.entries)
+        entry = self.entries.get(args[0])
+        if entry is not None and entry.target and not (args[1:] and args[1] in entry.commands):
+            return args[0], _leaf(entry), args[1:]
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -156,6 +171,10 @@ def command(name: str, entry: Entry) -> click.Command:
     """The click command of an entry; imports its module, where it is no group."""
     if entry.commands:
         return LazyGroup(name, entry.commands, help=entry.help)
+    return _leaf(entry)
+
+
+def _leaf(entry: Entry) -> click.Command:
     module, _, attribute = entry.target.partition(":")
     found: click.Command = getattr(import_module(f"agent_swarm.cli.{module}"), attribute)
     return found
@@ -164,12 +183,11 @@ def command(name: str, entry: Entry) -> click.Command:
 def every_command(
     entries: Mapping[str, Entry] = COMMANDS, prefix: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Entry]]:
-    """The words of every command that is no group ("project", "create"), in the order of the help."""
+    """The words of every command that is no mere group ("project", "create"), in the order of the help."""
     for name, entry in entries.items():
-        if entry.commands:
-            yield from every_command(entry.commands, (*prefix, name))
-        else:
-            yield (*prefix, name), entry
+        if entry.target:
+            yield (*prefix, name), replace(entry, commands={})
+        yield from every_command(entry.commands, (*prefix, name))
 
 
 def root() -> LazyGroup:

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from agent_swarm import locks, runner
-from agent_swarm.errors import CommandError, UnreachableError
+from agent_swarm.errors import BusyError, CommandError, UnreachableError
 from agent_swarm.guest.ssh_config import percent_escaped, quoted
 from agent_swarm.model import LocalEndpoint
 
@@ -31,6 +31,8 @@ POLL_S = 0.1
 REFUSED_POLL_S = 1.0
 HELLO_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 10.0
+TRIES = "1 2 3 4 5 6 7 8 9 10"
+"""Of a connection in the background: for a second at least."""
 
 
 def open_shared(
@@ -64,6 +66,29 @@ def open_shared(
             if not alive():
                 raise _unreachable(target, "the machine has stopped", problem)
             time.sleep(REFUSED_POLL_S if refused else POLL_S)
+
+
+def open_in_background(paths: Paths, config: Config, target: Target) -> None:
+    """Begin to open the shared connection, and return at once; nobody hears whether it could be opened.
+
+    An `open_shared` that comes meanwhile waits for it, and uses it: a small shell holds the lock for as long
+    as ssh connects. (ssh itself closes what it inherits, ssh(1)'s closefrom, and so cannot hold it.)
+    """
+    if isinstance(target.endpoint, LocalEndpoint) or is_open(paths, target):
+        return
+    try:
+        with locks.hold(paths.lock(f"{target.environment_id}.ssh"), busy="it is being opened") as descriptor:
+            close(paths, target)
+            # sshd starts itself anew with its new keys just now, and refuses for a moment
+            script = f'for try in {TRIES}; do "$@" && break; sleep 0.1; done </dev/null >/dev/null 2>&1 &'
+            runner.run(
+                ["sh", "-c", script, "sh", *_master(paths, config, target, CONNECT_TIMEOUT_S)],
+                timeout_s=CLOSE_TIMEOUT_S,
+                pass_fds=(descriptor,),
+                new_session=True,
+            )
+    except BusyError:
+        return  # somebody opens it already
 
 
 def is_open(paths: Paths, target: Target) -> bool:
@@ -126,7 +151,19 @@ def control_path(run: Path) -> str:
 def _try_to_open(paths: Paths, config: Config, target: Target, left_s: float) -> str | None:
     """None when the connection is open, else what ssh said."""
     connect_s = max(1, min(CONNECT_TIMEOUT_S, round(left_s)))
-    argv = [
+    try:
+        done = runner.run(_master(paths, config, target, connect_s), timeout_s=4 * connect_s, check=False)
+    except CommandError as error:  # it hung after the connection was made: a guest that stalls
+        return error.message
+    if done.returncode == 0 and is_open(paths, target):
+        return None
+    said = done.stderr.decode("utf-8", "replace").strip()
+    return said[-2000:] or f"ssh ended with exit code {done.returncode}"
+
+
+def _master(paths: Paths, config: Config, target: Target, connect_s: int) -> list[str]:
+    """The command that opens the connection and ends when it is open, leaving its holder in the background."""
+    return [
         *ssh(paths),
         *("-M", "-N", "-f"),
         *("-o", f"ControlPath={control_path(paths.run)}"),
@@ -135,14 +172,6 @@ def _try_to_open(paths: Paths, config: Config, target: Target, left_s: float) ->
         *("-o", f"ConnectTimeout={connect_s}"),
         target.id_alias,
     ]
-    try:
-        done = runner.run(argv, timeout_s=4 * connect_s, check=False)
-    except CommandError as error:  # it hung after the connection was made: a guest that stalls
-        return error.message
-    if done.returncode == 0 and is_open(paths, target):
-        return None
-    said = done.stderr.decode("utf-8", "replace").strip()
-    return said[-2000:] or f"ssh ended with exit code {done.returncode}"
 
 
 def _changed_key(target: Target, problem: str) -> UnreachableError:

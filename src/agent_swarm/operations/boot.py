@@ -1,4 +1,4 @@
-"""From a made machine to one that answers: shared by create and start."""
+"""From a made machine to one that answers: shared by create, start, restore and fork."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
 INSTALL_AGENT_S = 600.0
 """What a first boot may take longer when cloud-init has to install the guest agent from the network."""
 
+RESUME = "resume machine"
+"""The one step of a start that goes on from saved memory; recovery saves the memory again."""
+
 
 def bring_up(
     context: Context, change: Change, provider: Provider, handle: str, *, installs_agent: bool = False
 ) -> None:
-    """Start the machine and return when a first session works.
+    """Boot the machine and return when a first session works.
 
     The registry then holds its endpoint, ssh/config names it, and the shared connection is open.
     Raises BootError with the end of the console log.
@@ -61,3 +64,23 @@ def bring_up(
                 ),
                 hint="A slow host may need more time: see the setting timeouts.boot_s.",
             ) from error
+
+
+def resume(context: Context, change: Change, provider: Provider, handle: str) -> None:
+    """Let a SUSPENDED machine go on, and return when it runs: its services do already.
+
+    The registry then holds its endpoint, and ssh/config names it. The shared connection is being opened in the
+    background: a first session waits for that. Raises MachineError, BootError.
+    """
+    environment = change.environment
+    with change.step(RESUME):
+        provider.start(handle, context.progress)
+        endpoint = provider.endpoint(
+            handle, timeout_s=context.config.timeouts.boot_s, progress=context.progress
+        )
+        context.registry.set_running(environment.id, endpoint, status=Status.CREATING)
+        if isinstance(endpoint, SshEndpoint):
+            context.publish_hosts()
+            current = context.registry.by_id(environment.id)
+            assert current is not None
+            connection.open_in_background(context.paths, context.config, context.target(current))

@@ -35,20 +35,19 @@ def bulk_create(
     *,
     request: ResourceRequest = ResourceRequest(),
     force: bool = False,
+    cold: bool = False,
     parallel: int | None = None,
 ) -> list[BulkResult]:
     """Create many tasks of a project; the results are in the order of `names`.
 
     Names are checked before the first machine is made. One failure neither hides nor stops the others.
     """
-    for name in names:
-        validate_name(name, what="task name")
-    _no_doubles(names)
+    check_names(names)
     context.registry.environment(Kind.PROJECT, project)
     return side_by_side(
         context,
         names,
-        lambda name: create_task(context, project, name, request=request, force=force),
+        lambda name: create_task(context, project, name, request=request, force=force, cold=cold),
         parallel,
     )
 
@@ -97,8 +96,15 @@ def side_by_side(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise UsageError for a name that no task can have, and for one that is given twice."""
+    for name in names:
+        validate_name(name, what="task name")
+    _no_doubles(names)
+
+
 def _no_doubles(names: Sequence[str]) -> None:
     doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
         message = f"named twice: {', '.join(doubles)}"
-        raise UsageError(message)
+        raise UsageError(message, hint="Give each name once.")

@@ -14,7 +14,7 @@ from agent_swarm.errors import ProviderUnavailableError, UsageError
 from agent_swarm.files import allocated_bytes
 from agent_swarm.guest import ssh_config
 from agent_swarm.model import Status
-from agent_swarm.operations import capacity, observe, recovery
+from agent_swarm.operations import capacity, observe, recovery, retention
 from agent_swarm.providers import discovery
 
 if TYPE_CHECKING:
@@ -182,14 +182,14 @@ def gc(context: Context, *, dry_run: bool = False) -> list[Garbage]:
 
 
 def find_garbage(context: Context) -> list[Garbage]:
-    """Strays of every provider, and downloads and builds that were abandoned."""
-    return [*_strays(context), *_partial_images(context)]
+    """Strays of every provider, old automatic checkpoints, and downloads and builds that were abandoned."""
+    return [*_strays(context), *_old_checkpoints(context), *_partial_images(context)]
 
 
 def _strays(context: Context) -> Iterator[Garbage]:
     for name, provider in _loadable(context):
         for machine in list(provider.list_owned()):  # seen first: what is made from here on has a record
-            if context.registry.by_id(machine.id) is None:
+            if context.registry.by_id(machine.id) is None and not machine.kept:
                 yield Garbage(
                     what=f"{name} machine {machine.handle}",
                     reason="the registry does not know it",
@@ -207,6 +207,21 @@ def _remover(context: Context, provider: Provider, machine: OwnedMachine) -> Cal
             recovery.forget_files(context, machine.id)
 
     return remove
+
+
+def _old_checkpoints(context: Context) -> Iterator[Garbage]:
+    providers = dict(_loadable(context))
+    for found in retention.expired(context):
+        owner = context.registry.by_id(found.environment_id)
+        provider = providers.get(owner.provider) if owner is not None else None
+        if owner is not None and provider is not None and provider.snapshots is not None:
+            size = provider.snapshots.size(found.handle)
+            yield Garbage(
+                what=f"checkpoint {owner.name}@{found.name}",
+                reason=f"it was made automatically more than {context.config.checkpoints.keep_automatic_h:g} h ago",
+                size_bytes=size.disk_bytes + size.memory_bytes,
+                remove=partial(retention.remove, context, found),
+            )
 
 
 def _partial_images(context: Context) -> Iterator[Garbage]:

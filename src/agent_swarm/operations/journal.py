@@ -50,6 +50,8 @@ class Change:
         self.operation = operation
         self.undo = contextlib.ExitStack()
         """Callbacks that take back what was done to the world, run when the block is left by an exception."""
+        self.at = ""
+        """The last step that was begun."""
         self._undone: Callable[[], None] | None = None
         self._forward_only = forward_only
         self._ended = False
@@ -105,9 +107,13 @@ class Change:
         self._undone = write
 
     @contextlib.contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Journal that `name` begins, then do it. The name is shown to the user."""
-        self.context.registry.step(self.operation, name)
+    def step(self, name: str, write: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Journal that `name` begins, together with what `write` says to the registry, then do it. The name is
+        shown to the user."""
+        self.at = name
+        with self.context.registry.transaction():
+            write()
+            self.context.registry.step(self.operation, name)
         self.context.progress(StepStarted(self.environment.name, name))
         started = time.monotonic()
         yield

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 SETTLED = frozenset({Status.RUNNING, Status.STOPPED, Status.SUSPENDED, Status.BROKEN})
 
-_STATUS = {
+STATUS = {
     MachineState.RUNNING: Status.RUNNING,
     MachineState.STOPPED: Status.STOPPED,
     MachineState.SUSPENDED: Status.SUSPENDED,
@@ -47,7 +47,7 @@ def observe(context: Context, environments: Iterable[Environment]) -> list[Envir
         now = environment
         if environment.status in SETTLED:
             found = inspect(context, environment)
-            status = _STATUS[found.state]
+            status = STATUS[found.state]
             if (status, found.reason) != (environment.status, environment.reason) and (
                 status is not environment.status or status is Status.BROKEN
             ):

@@ -4,10 +4,14 @@ An operation that is open while nobody holds its environment's change lock was a
 killed, or the host went down. Every changing command, and `doctor`, ends these first:
 
     create            rolled back: the machine, or what there is of it, is removed, and so is its record
-    start             rolled back: the machine is stopped
-    stop, baseline    rolled back to what is so: the status is what the provider sees, an unfinished
-                      baseline is discarded
+    start             rolled back: the machine is stopped; one that went on from saved memory is suspended again
+    stop, suspend,    ended as what is so: the status is what the provider sees, an unfinished
+    baseline,         baseline or checkpoint, and one that was being deleted, is discarded
+    checkpoint
+    restore           rolled back: the machine is put to the state that was saved before, and not started
     delete            finished
+
+A machine that stays is first asked to settle: one that was paused for a capture goes on.
 """
 
 from __future__ import annotations
@@ -15,15 +19,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent_swarm import locks
-from agent_swarm.errors import BusyError, SwarmError
+from agent_swarm.errors import BusyError, MachineError, SwarmError
 from agent_swarm.events import Notice
 from agent_swarm.files import remove_tree
-from agent_swarm.model import EnvironmentId, MachineState, Operation, OperationKind, OperationState, Status
-from agent_swarm.operations import observe
+from agent_swarm.model import EnvironmentId, Operation, OperationKind, OperationState, Status
+from agent_swarm.operations import boot, observe, points
 
 if TYPE_CHECKING:
     from agent_swarm.model import Environment
     from agent_swarm.operations.context import Context
+
+
+_ENDED = frozenset({OperationKind.SUSPEND, OperationKind.CHECKPOINT})
 
 
 def recover(context: Context) -> list[Operation]:
@@ -89,27 +96,46 @@ def _end(context: Context, operation: Operation) -> None:
             OperationState.DONE if finished else OperationState.ROLLED_BACK,
             error="" if finished else "interrupted",
         )
-    verb = "finished" if finished else "rolled back"
+    verb = "finished" if finished else "ended" if operation.kind in _ENDED else "rolled back"
     context.progress(Notice(f"{verb} an interrupted {operation.kind} of {environment.label}"))
 
 
 def _settle(context: Context, operation: Operation, environment: Environment) -> None:
     """Make the record of a machine that stays say what is so."""
     provider = context.provider(environment.provider)
-    if operation.kind is OperationKind.START:
+    provider.settle(environment.handle)
+    if operation.kind is OperationKind.START and operation.step == boot.RESUME:
+        points.suspend_again(context, environment)
+    elif operation.kind is OperationKind.START:
         context.disconnect(environment)
         provider.stop(environment.handle, force=True)
-    for baseline in context.registry.baselines(environment.id):
-        if not baseline.ready:
-            provider.discard(environment.handle, baseline.id)
-            context.registry.remove_baseline(baseline.id)
+    points.discard_unfinished(context, environment)
+    if operation.kind is OperationKind.RESTORE:
+        _put_back(context, operation, environment)
     found = observe.inspect(context, environment)
-    if found.state is MachineState.RUNNING:
-        context.registry.set_status(environment.id, Status.RUNNING)
-    elif found.state is MachineState.STOPPED:
-        context.registry.set_status(environment.id, Status.STOPPED)
-    else:
-        context.registry.set_status(environment.id, Status.BROKEN, reason=found.reason)
+    status = observe.STATUS[found.state]
+    reason = found.reason if status is Status.BROKEN else ""
+    context.registry.set_status(environment.id, status, reason=reason)
+
+
+def _put_back(context: Context, operation: Operation, environment: Environment) -> None:
+    try:
+        found = points.put_back(context, environment, operation.step)
+    except MachineError as error:  # its points are unharmed: the user can restore any of them
+        context.progress(
+            Notice(
+                f"{environment.label} could not be put back to where it was before the restore: {error.message}; "
+                f"that is a checkpoint still, see `agent-swarm checkpoints {environment.name}`"
+            )
+        )
+        return
+    if found is not None:
+        context.progress(
+            Notice(
+                f"{environment.label} is at checkpoint {found.name}, and "
+                f"`agent-swarm start {environment.name}` {'goes on' if found.memory else 'boots'} from there"
+            )
+        )
 
 
 def remove_machine(context: Context, environment: Environment) -> None:

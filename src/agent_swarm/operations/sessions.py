@@ -181,6 +181,8 @@ def _explain(context: Context, environment: Environment) -> None:
         message = f"{seen.label} is {seen.status}"
         prefix = "project " if seen.kind is Kind.PROJECT else ""
         hint = (
-            f"Start it with `agent-swarm {prefix}start {seen.name}`." if seen.status is Status.STOPPED else ""
+            f"Start it with `agent-swarm {prefix}start {seen.name}`."
+            if seen.status in {Status.STOPPED, Status.SUSPENDED}
+            else ""
         )
         raise ConflictError(message, details=seen.reason, hint=hint)

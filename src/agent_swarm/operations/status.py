@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent_swarm.errors import ImageError, ProviderUnavailableError, UsageError
-from agent_swarm.model import Baseline, Environment, Kind, MachineStatus, Operation, Status
+from agent_swarm.model import Baseline, Checkpoint, Environment, Kind, MachineStatus, Operation, Status
 from agent_swarm.operations import capacity, observe
 from agent_swarm.operations.listing import listing
 from agent_swarm.providers import discovery
@@ -49,6 +49,8 @@ class Details:
     """None where the image is gone from the store."""
     parent: Environment | None
     baseline: Baseline | None
+    checkpoint: Checkpoint | None
+    """The one that its present state descends from."""
     baselines: Sequence[Baseline]
     tasks: Sequence[Environment]
     operations: Sequence[Operation]
@@ -113,6 +115,9 @@ def details(context: Context, kind: Kind, name: str) -> Details:
         image_name=image_name,
         parent=context.registry.by_id(environment.parent_id) if environment.parent_id else None,
         baseline=baselines.get(environment.baseline_id) if environment.baseline_id else None,
+        checkpoint=context.registry.checkpoint(environment.checkpoint_id)
+        if environment.checkpoint_id
+        else None,
         baselines=[found for found in context.registry.baselines(environment.id) if found.ready],
         tasks=context.registry.environments(parent=environment.id),
         operations=context.registry.operations(environment.id),

@@ -30,7 +30,7 @@ cannot be done, the machine does not run and is SUSPENDED as before:
 
 - The guest's random number generator has new entropy from the host, its wall clock is right to the second.
 - Where the memory was another machine's, the guest has an identity of its own: host name, machine-id and SSH
-  host keys; and no process lives in it that was given a session's secrets (`SESSION_SECRETS` in its
+  host keys; and no process lives in it that was given a session's secrets (`model.SESSION_SECRETS` in its
   environment), unless the new machine was asked to keep them.
 """
 
@@ -131,10 +131,6 @@ class OwnedMachine:
     """It was deleted, but others build on its files. They go with the last of those; nothing needs doing."""
 
 
-SESSION_SECRETS = "AGENT_SWARM_SESSION_SECRETS"
-"""An environment variable of every process in a guest that was given secrets: see the hygiene contract."""
-
-
 @dataclass(frozen=True, slots=True)
 class PointSize:
     """What one point takes of the host's disk, in bytes. What it shares with others is not counted."""
@@ -202,10 +198,15 @@ class Provider(Protocol):
     """Lower-case identifier, as in the config and in `providers`."""
     simulated: bool
     """True where "machines" are not real ones; shown in every listing."""
-    snapshots: Snapshots | None
-    live_fork: LiveFork | None
-    suspend: Suspend | None
-    pricing: Pricing | None
+
+    @property
+    def snapshots(self) -> Snapshots | None: ...
+    @property
+    def live_fork(self) -> LiveFork | None: ...
+    @property
+    def suspend(self) -> Suspend | None: ...
+    @property
+    def pricing(self) -> Pricing | None: ...
 
     def probe(self) -> Readiness:
         """Look at the host and say whether this provider works here. Changes nothing, never raises,

@@ -9,43 +9,40 @@ import contextlib
 import os
 import sqlite3
 import threading
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from agent_swarm.errors import ConflictError, NotFoundError
 from agent_swarm.model import (
     Baseline,
     BaselineId,
+    Checkpoint,
+    CheckpointId,
     Endpoint,
     Environment,
     EnvironmentId,
-    ImageDigest,
     InstallationId,
     Kind,
-    LocalEndpoint,
     Operation,
     OperationId,
     OperationKind,
     OperationState,
-    Resources,
-    SshEndpoint,
+    PointId,
     Status,
 )
-from agent_swarm.registry import database
+from agent_swarm.registry import convert, database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
 
 
 def new_environment_id() -> EnvironmentId:
     return EnvironmentId(_new_id())
 
 
-def new_baseline_id() -> BaselineId:
-    return BaselineId(_new_id())
+def new_point_id() -> PointId:
+    return PointId(_new_id())
 
 
 class Registry:
@@ -91,7 +88,7 @@ class Registry:
         if not rows:
             with self.transaction():
                 if not self._read("SELECT id FROM installation"):
-                    self._write("INSERT INTO installation VALUES (?, ?)", _new_id(), _now())
+                    self._write("INSERT INTO installation VALUES (?, ?)", _new_id(), convert.now())
             rows = self._read("SELECT id FROM installation")
         return InstallationId(rows[0]["id"])
 
@@ -107,13 +104,13 @@ class Registry:
             kind,
             parent,
         )
-        return [_environment(row) for row in rows]
+        return [convert.environment(row) for row in rows]
 
     def environment(self, kind: Kind, name: str) -> Environment:
         """Raises NotFoundError, whose hint names the nearest."""
         rows = self._read("SELECT * FROM environments WHERE kind = ? AND name = ?", kind, name)
         if rows:
-            return _environment(rows[0])
+            return convert.environment(rows[0])
         names = [row["name"] for row in self._read("SELECT name FROM environments WHERE kind = ?", kind)]
         import difflib
 
@@ -138,7 +135,7 @@ class Registry:
 
     def by_id(self, environment: EnvironmentId) -> Environment | None:
         rows = self._read("SELECT * FROM environments WHERE id = ?", environment)
-        return _environment(rows[0]) if rows else None
+        return convert.environment(rows[0]) if rows else None
 
     def ids(self) -> set[EnvironmentId]:
         return {EnvironmentId(row["id"]) for row in self._read("SELECT id FROM environments")}
@@ -148,8 +145,8 @@ class Registry:
         try:
             self._write(
                 "INSERT INTO environments (id, kind, name, provider, handle, image, baseline_id, parent_id, cpus,"
-                " memory_mib, disk_gib, status, reason, endpoint, created_at, updated_at, started_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                " memory_mib, disk_gib, status, reason, endpoint, created_at, updated_at, started_at, origin, checkpoint_id)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 environment.id,
                 environment.kind,
                 environment.name,
@@ -163,10 +160,12 @@ class Registry:
                 environment.resources.disk_gib,
                 environment.status,
                 environment.reason,
-                _endpoint_text(environment.endpoint),
-                _text(environment.created_at),
-                _text(environment.updated_at),
-                _text(environment.started_at),
+                convert.endpoint_text(environment.endpoint),
+                convert.text(environment.created_at),
+                convert.text(environment.updated_at),
+                convert.text(environment.started_at),
+                environment.origin,
+                environment.checkpoint_id,
             )
         except sqlite3.IntegrityError as error:
             if "environments.kind, environments.name" not in str(error):
@@ -176,20 +175,25 @@ class Registry:
 
     def set_handle(self, environment: EnvironmentId, handle: str) -> None:
         self._write(
-            "UPDATE environments SET handle = ?, updated_at = ? WHERE id = ?", handle, _now(), environment
+            "UPDATE environments SET handle = ?, updated_at = ? WHERE id = ?",
+            handle,
+            convert.now(),
+            environment,
         )
 
     def set_status(
         self, environment: EnvironmentId, status: Status, *, reason: str = "", only_if: Status | None = None
     ) -> None:
-        """Change the status; with `only_if`, only where it still is that. Leaving RUNNING clears `started_at`."""
+        """Change the status; with `only_if`, only where it still is that. A machine that runs has a `started_at`,
+        one that does not has none."""
         self._write(
             "UPDATE environments SET status = ?1, reason = ?2, updated_at = ?3,"
-            " started_at = CASE WHEN ?1 IN ('running', 'failed') THEN started_at END"
+            " started_at = CASE WHEN ?1 IN ('running', 'failed') THEN coalesce(started_at, ?3)"
+            " WHEN ?1 = 'creating' THEN started_at END"
             " WHERE id = ?4 AND (?5 IS NULL OR status = ?5)",
             status,
             reason,
-            _now(),
+            convert.now(),
             environment,
             only_if,
         )
@@ -199,13 +203,14 @@ class Registry:
         self._write(
             "UPDATE environments SET status = ?1, reason = '', endpoint = ?2, updated_at = ?3, started_at = ?3 WHERE id = ?4",
             status,
-            _endpoint_text(endpoint),
-            _now(),
+            convert.endpoint_text(endpoint),
+            convert.now(),
             environment,
         )
 
     def remove(self, environment: EnvironmentId) -> None:
-        """Forget an environment and its baselines."""
+        """Forget an environment, its baselines and its checkpoints."""
+        self._write("DELETE FROM checkpoints WHERE environment_id = ?", environment)
         self._write("DELETE FROM baselines WHERE project_id = ?", environment)
         self._write("DELETE FROM environments WHERE id = ?", environment)
 
@@ -214,31 +219,105 @@ class Registry:
     def baselines(self, project: EnvironmentId) -> list[Baseline]:
         """A project's baselines, the newest first, unfinished ones included."""
         rows = self._read("SELECT * FROM baselines WHERE project_id = ? ORDER BY generation DESC", project)
-        return [_baseline(row) for row in rows]
+        return [convert.baseline(row) for row in rows]
 
     def all_baselines(self) -> dict[BaselineId, Baseline]:
-        return {found.id: found for found in map(_baseline, self._read("SELECT * FROM baselines"))}
+        return {found.id: found for found in map(convert.baseline, self._read("SELECT * FROM baselines"))}
 
     def newest_baseline(self, project: EnvironmentId) -> Baseline | None:
         return next((baseline for baseline in self.baselines(project) if baseline.ready), None)
 
-    def add_baseline(self, project: EnvironmentId) -> Baseline:
+    def add_baseline(self, project: EnvironmentId, *, memory: bool = False) -> Baseline:
         """Record the intent to make a project's next generation."""
-        identifier = new_baseline_id()
+        identifier = new_point_id()
         self._write(
-            "INSERT INTO baselines (id, project_id, generation, created_at)"
-            " SELECT ?1, ?2, coalesce(max(generation), 0) + 1, ?3 FROM baselines WHERE project_id = ?2",
+            "INSERT INTO baselines (id, project_id, generation, created_at, memory)"
+            " SELECT ?1, ?2, coalesce(max(generation), 0) + 1, ?3, ?4 FROM baselines WHERE project_id = ?2",
             identifier,
             project,
-            _now(),
+            convert.now(),
+            memory,
         )
-        return _baseline(self._read("SELECT * FROM baselines WHERE id = ?", identifier)[0])
+        return convert.baseline(self._read("SELECT * FROM baselines WHERE id = ?", identifier)[0])
 
     def finish_baseline(self, baseline: BaselineId, handle: str) -> None:
         self._write("UPDATE baselines SET handle = ?, ready = 1 WHERE id = ?", handle, baseline)
 
     def remove_baseline(self, baseline: BaselineId) -> None:
         self._write("DELETE FROM baselines WHERE id = ?", baseline)
+
+    # --- checkpoints ------------------------------------------------------------------------------
+
+    def checkpoints(self, environment: EnvironmentId) -> list[Checkpoint]:
+        """A task's checkpoints, the oldest first, unfinished ones included."""
+        rows = self._read("SELECT * FROM checkpoints WHERE environment_id = ? ORDER BY rowid", environment)
+        return [convert.checkpoint(row) for row in rows]
+
+    def checkpoint(self, checkpoint: CheckpointId) -> Checkpoint | None:
+        rows = self._read("SELECT * FROM checkpoints WHERE id = ?", checkpoint)
+        return convert.checkpoint(rows[0]) if rows else None
+
+    def checkpoint_names(self) -> dict[CheckpointId, str]:
+        return {
+            CheckpointId(row["id"]): row["name"] for row in self._read("SELECT id, name FROM checkpoints")
+        }
+
+    def automatic_checkpoints(self, *, before: datetime) -> list[Checkpoint]:
+        """Those that were made by themselves before a time, of all tasks, finished ones only."""
+        rows = self._read(
+            "SELECT * FROM checkpoints WHERE automatic = 1 AND ready = 1 AND created_at < ? ORDER BY rowid",
+            convert.text(before),
+        )
+        return [convert.checkpoint(row) for row in rows]
+
+    def add_checkpoint(
+        self, environment: EnvironmentId, name: str, *, memory: bool, automatic: bool
+    ) -> Checkpoint:
+        """Record the intent to make a checkpoint of the present state. Raises ConflictError where its name
+        is taken."""
+        identifier = new_point_id()
+        try:
+            self._write(
+                "INSERT INTO checkpoints (id, environment_id, name, parent_id, memory, automatic, created_at)"
+                " SELECT ?1, id, ?3, checkpoint_id, ?4, ?5, ?6 FROM environments WHERE id = ?2",
+                identifier,
+                environment,
+                name,
+                memory,
+                automatic,
+                convert.now(),
+            )
+        except sqlite3.IntegrityError as error:
+            message = f"there is already a checkpoint named {name!r}"
+            raise ConflictError(message, hint="Choose another name, or delete that one first.") from error
+        return convert.checkpoint(self._read("SELECT * FROM checkpoints WHERE id = ?", identifier)[0])
+
+    def finish_checkpoint(self, checkpoint: CheckpointId, handle: str) -> None:
+        """It is made, and the task goes on from it. Inside the caller's transaction."""
+        self._write("UPDATE checkpoints SET handle = ?, ready = 1 WHERE id = ?", handle, checkpoint)
+        self._write(
+            "UPDATE environments SET checkpoint_id = ?1"
+            " WHERE id = (SELECT environment_id FROM checkpoints WHERE id = ?1)",
+            checkpoint,
+        )
+
+    def retire_checkpoint(self, checkpoint: CheckpointId) -> None:
+        """Record the intent to delete it."""
+        self._write("UPDATE checkpoints SET ready = 0 WHERE id = ?", checkpoint)
+
+    def remove_checkpoint(self, checkpoint: CheckpointId) -> None:
+        """Forget it; what descended from it descends from its parent now. Inside the caller's transaction."""
+        for table, column in (("checkpoints", "parent_id"), ("environments", "checkpoint_id")):
+            self._write(
+                f"UPDATE {table} SET {column} = (SELECT parent_id FROM checkpoints WHERE id = ?1)"  # noqa: S608
+                f" WHERE {column} = ?1",
+                checkpoint,
+            )
+        self._write("DELETE FROM checkpoints WHERE id = ?", checkpoint)
+
+    def set_checkpoint(self, environment: EnvironmentId, checkpoint: CheckpointId) -> None:
+        """The task's present state descends from this one."""
+        self._write("UPDATE environments SET checkpoint_id = ? WHERE id = ?", checkpoint, environment)
 
     # --- the journal ------------------------------------------------------------------------------
 
@@ -249,7 +328,7 @@ class Registry:
                 "INSERT INTO operations (environment_id, kind, state, started_at) VALUES (?, ?, 'open', ?)",
                 environment,
                 kind,
-                _now(),
+                convert.now(),
             )
         except sqlite3.IntegrityError as error:
             message = "an earlier change of this machine is not finished"
@@ -264,20 +343,21 @@ class Registry:
         self._write(
             "UPDATE operations SET state = ?, ended_at = ?, error = ? WHERE id = ?",
             state,
-            _now(),
+            convert.now(),
             error,
             operation,
         )
 
     def open_operations(self) -> list[Operation]:
         return [
-            _operation(row) for row in self._read("SELECT * FROM operations WHERE state = 'open' ORDER BY id")
+            convert.operation(row)
+            for row in self._read("SELECT * FROM operations WHERE state = 'open' ORDER BY id")
         ]
 
     def operations(self, environment: EnvironmentId) -> list[Operation]:
         """The journal of one environment, the oldest first."""
         rows = self._read("SELECT * FROM operations WHERE environment_id = ? ORDER BY id", environment)
-        return [_operation(row) for row in rows]
+        return [convert.operation(row) for row in rows]
 
     def check(self) -> str:
         """SQLite's own integrity check: "ok", or what is wrong."""
@@ -295,74 +375,3 @@ class Registry:
 
 def _new_id() -> str:
     return os.urandom(6).hex()
-
-
-def _now() -> str:
-    return _text(datetime.now(UTC)) or ""
-
-
-def _text(moment: datetime | None) -> str | None:
-    return moment.isoformat(timespec="milliseconds") if moment else None
-
-
-def _moment(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
-def _endpoint_text(endpoint: Endpoint | None) -> str | None:
-    if endpoint is None:
-        return None
-    if isinstance(endpoint, LocalEndpoint):
-        return msgspec.json.encode({"root": str(endpoint.root)}).decode()
-    return msgspec.json.encode(endpoint).decode()
-
-
-def _endpoint(text: str | None) -> Endpoint | None:
-    if text is None:
-        return None
-    fields: dict[str, Any] = msgspec.json.decode(text)
-    return LocalEndpoint(root=Path(fields["root"])) if "root" in fields else SshEndpoint(**fields)
-
-
-def _environment(row: sqlite3.Row) -> Environment:
-    return Environment(
-        id=EnvironmentId(row["id"]),
-        kind=Kind(row["kind"]),
-        name=row["name"],
-        provider=row["provider"],
-        handle=row["handle"],
-        image=ImageDigest(row["image"]) if row["image"] else None,
-        baseline_id=BaselineId(row["baseline_id"]) if row["baseline_id"] else None,
-        parent_id=EnvironmentId(row["parent_id"]) if row["parent_id"] else None,
-        resources=Resources(cpus=row["cpus"], memory_mib=row["memory_mib"], disk_gib=row["disk_gib"]),
-        status=Status(row["status"]),
-        endpoint=_endpoint(row["endpoint"]),
-        created_at=_moment(row["created_at"]),
-        updated_at=_moment(row["updated_at"]),
-        started_at=_moment(row["started_at"]) if row["started_at"] else None,
-        reason=row["reason"],
-    )
-
-
-def _baseline(row: sqlite3.Row) -> Baseline:
-    return Baseline(
-        id=BaselineId(row["id"]),
-        project_id=EnvironmentId(row["project_id"]),
-        generation=row["generation"],
-        handle=row["handle"],
-        ready=bool(row["ready"]),
-        created_at=_moment(row["created_at"]),
-    )
-
-
-def _operation(row: sqlite3.Row) -> Operation:
-    return Operation(
-        id=OperationId(row["id"]),
-        environment_id=EnvironmentId(row["environment_id"]),
-        kind=OperationKind(row["kind"]),
-        state=OperationState(row["state"]),
-        step=row["step"],
-        started_at=_moment(row["started_at"]),
-        ended_at=_moment(row["ended_at"]) if row["ended_at"] else None,
-        error=row["error"],
-    )

@@ -9,14 +9,15 @@ n-th one can be hit again. Changes that other programs make count with the start
 from __future__ import annotations
 
 import multiprocessing
+import operator
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from multiprocessing.connection import Connection
 
     from agent_swarm.providers.base import Provider, ProviderContext
@@ -50,7 +51,9 @@ class Call:
     create_provider: Callable[[ProviderContext], Provider]
     context: ProviderContext
     method: str
+    """Its name, or a facet's with its method: "suspend.suspend"."""
     arguments: tuple[object, ...]
+    named: Mapping[str, object] = field(default_factory=dict)
 
 
 def run(call: Call) -> int:
@@ -106,7 +109,7 @@ def _child(call: Call, die_before: int | None, result: Connection) -> None:
     sys.addaudithook(count)
     outcome: int | Exception
     try:
-        getattr(provider, call.method)(*call.arguments)
+        operator.attrgetter(call.method)(provider)(*call.arguments, **call.named)
     except Exception as error:  # noqa: BLE001 - raised again in the parent
         outcome = error
     else:

@@ -1,6 +1,11 @@
 """The provider contract as tests: what every provider must pass, ours and those of third parties.
 
-    from agent_swarm.testing.provider_contract import ProviderContract, ProviderSubject, RunningMachineContract
+    from agent_swarm.testing.provider_contract import (
+        LiveMachineContract,
+        ProviderContract,
+        ProviderSubject,
+        RunningMachineContract,
+    )
     from my_package import create_provider
 
     class Subject(ProviderSubject):
@@ -12,10 +17,12 @@
 
     class TestContract(Subject, ProviderContract): ...
     class TestRunning(Subject, RunningMachineContract): ...
+    class TestLive(Subject, LiveMachineContract): ...
 
-`ProviderContract` starts machines but never waits for one to boot. `RunningMachineContract` boots four,
-shared by its tests. Both have fixtures of class scope, so with pytest-xdist a class belongs in one
-worker: `--dist loadscope`.
+`ProviderContract` (with snapshot_contract.py and memory_contract.py) starts machines but never waits for one to boot.
+`RunningMachineContract` boots four, `LiveMachineContract` one, shared by their tests. What a facet that is None would do is
+skipped, with the facet's name. All have fixtures of class scope, so with pytest-xdist a class belongs in one worker:
+`--dist loadscope`.
 `ProviderSubject` (subject.py) says what can be overridden. It needs pytest and psutil.
 """
 
@@ -34,11 +41,15 @@ from agent_swarm.events import ignore
 from agent_swarm.model import InstallationId, Kind, MachineState
 from agent_swarm.providers.base import FromPoint, ProviderContext
 from agent_swarm.testing import child
+from agent_swarm.testing.live_contract import LiveMachineContract
+from agent_swarm.testing.memory_contract import MemoryContract
 from agent_swarm.testing.running_contract import RunningMachineContract
+from agent_swarm.testing.snapshot_contract import SnapshotContract
 from agent_swarm.testing.subject import (
     CANARY,
     ProviderSubject,
     argument_vectors,
+    kill,
     kill_process,
     new_point,
     owned,
@@ -49,20 +60,10 @@ if TYPE_CHECKING:
     from agent_swarm.model import Image
     from agent_swarm.providers.base import Provider
 
-__all__ = ["ProviderContract", "ProviderSubject", "RunningMachineContract"]
+__all__ = ["LiveMachineContract", "ProviderContract", "ProviderSubject", "RunningMachineContract"]
 
 
-def kill(call: child.Call, instant: int) -> None:
-    """Kill a call before its change number `instant`.
-
-    How many changes a call makes may depend on how quick the machine is: one that makes fewer than the call
-    that was counted comes to its end, and what is checked afterwards holds all the same.
-    """
-    killed = child.killed(call, before=instant)
-    assert killed or instant > 1, "the call was not killed before its first change"
-
-
-class ProviderContract(ProviderSubject):
+class ProviderContract(SnapshotContract, MemoryContract):
     """Machines that are made, started, killed and removed; none is waited for to boot."""
 
     # The provider itself

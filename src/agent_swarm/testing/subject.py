@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import signal
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import psutil
 import pytest
@@ -17,6 +19,7 @@ from agent_swarm.errors import MachineError
 from agent_swarm.events import ignore
 from agent_swarm.files import remove_tree
 from agent_swarm.model import (
+    SESSION_SECRETS,
     EnvironmentId,
     Firmware,
     Image,
@@ -44,6 +47,20 @@ CANARY = "canary-in-user-data-5b1f0c"
 
 ENDING_S = 20.0
 """How long a process may take to end that has been told to."""
+
+
+_SHARED = "/dev/shm"
+Facet = TypeVar("Facet")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells a machine from every other. `random` is drawn anew each time that it is asked for, or
+    at the latest at each start from saved memory."""
+
+    host_name: str
+    machine_id: str
+    random: str
 
 
 class ProviderSubject:
@@ -78,22 +95,7 @@ class ProviderSubject:
     @classmethod
     def image(cls) -> Image:
         """What projects are made from. This one has no files: for providers that need none."""
-        digest = ImageDigest("0" * 64)
-        paths = Paths.at(Paths.from_environment().home)
-        return Image(
-            digest=digest,
-            name="test:none",
-            architecture="x86_64",
-            firmware=Firmware.BIOS,
-            disk=paths.image(digest) / "disk.qcow2",
-            kernel=None,
-            initrd=None,
-            kernel_command_line="",
-            virtual_size_bytes=1 << 30,
-            size_bytes=0,
-            has_guest_agent=True,
-            created_at=datetime(2025, 1, 1, tzinfo=UTC),
-        )
+        return bare_image()
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -126,6 +128,60 @@ class ProviderSubject:
         """Break a stopped machine from outside: remove its disk."""
         raise NotImplementedError
 
+    @classmethod
+    def write_disk(cls, context: ProviderContext, identifier: EnvironmentId, text: str) -> None:
+        """Put a short text on the disk of a machine that does not run, from outside. See `read_disk`."""
+
+    @classmethod
+    def read_disk(cls, context: ProviderContext, identifier: EnvironmentId) -> str | None:
+        """The text that `write_disk` put last on the disk that a stopped machine has now, "" where none was. None: this
+        subject cannot look, and tests of machines that never booted compare no contents."""
+        del context, identifier
+        return None
+
+    # What runs inside; the defaults are for a Linux guest
+
+    @classmethod
+    def identity(cls, endpoint: Endpoint) -> Identity:
+        words = cls.sh(endpoint, "hostname; cat /etc/machine-id /proc/sys/kernel/random/uuid").split()
+        return Identity(*words)
+
+    @classmethod
+    def remember(cls, endpoint: Endpoint, text: str) -> None:
+        """Put a text into the machine's memory, and nowhere on its disk.
+
+        As root where that needs no password: logind removes a user's own files from /dev/shm when the last
+        session ends (RemoveIPC= in logind.conf(5)).
+        """
+        keep = f"tee {_SHARED}/remembered >/dev/null"
+        cls.sh(
+            endpoint, f"printf %s {shlex.quote(text)} | if sudo -n true; then sudo -n {keep}; else {keep}; fi"
+        )
+
+    @classmethod
+    def recall(cls, endpoint: Endpoint) -> str:
+        """What `remember` was given last; "" where the memory has nothing of it."""
+        return cls.sh(endpoint, f"cat {_SHARED}/remembered 2>/dev/null || true")
+
+    @classmethod
+    def run_process(cls, endpoint: Endpoint, name: str, *, secret: bool = False) -> None:
+        """Start a process that counts in memory and outlives its session; return when it has begun to.
+        `secret`: it is marked as one that was given a session's secrets."""
+        marked = f"{SESSION_SECRETS}=1" if secret else ""
+        counting = f"echo $$ >{_SHARED}/{name}.pid; while :; do echo >>{_SHARED}/{name}; sleep 0.5; done"
+        cls.sh(
+            endpoint,
+            f"env {marked} setsid sh -c {shlex.quote(counting)} </dev/null >/dev/null 2>&1 & "
+            f"until [ -s {_SHARED}/{name} ]; do sleep 0.1; done",
+        )
+
+    @classmethod
+    def count(cls, endpoint: Endpoint, name: str) -> int | None:
+        """How far a process of `run_process` has counted; None where none of that name lives."""
+        alive = f"grep -qs {name} /proc/$(cat {_SHARED}/{name}.pid 2>/dev/null || echo 0)/cmdline"  # a zombie's is empty
+        counted = cls.sh(endpoint, f"if {alive}; then wc -l <{_SHARED}/{name}; fi")
+        return int(counted) if counted else None
+
     # What the tests share
 
     @classmethod
@@ -157,8 +213,13 @@ class ProviderSubject:
         return cls.make_spec(Kind.TASK, FromPoint(point_handle, image))
 
     @classmethod
-    def call(cls, context: ProviderContext, method: str, *arguments: object) -> child.Call:
-        return child.Call(cls.create_provider, context, method, arguments)
+    def fork_spec(cls, image: Image, point_handle: str, *, keep_secrets: bool = False) -> MachineSpec:
+        source = FromPoint(point_handle, image, memory=True, keep_secrets=keep_secrets)
+        return cls.make_spec(Kind.TASK, source)
+
+    @classmethod
+    def call(cls, context: ProviderContext, method: str, *arguments: object, **named: object) -> child.Call:
+        return child.Call(cls.create_provider, context, method, arguments, named)
 
     @classmethod
     def instants(cls, changes: int) -> list[int]:
@@ -185,6 +246,26 @@ class ProviderSubject:
         return done.stdout.decode("utf-8", "replace").strip()
 
 
+def bare_image() -> Image:
+    """An image without files."""
+    digest = ImageDigest("0" * 64)
+    paths = Paths.at(Paths.from_environment().home)
+    return Image(
+        digest=digest,
+        name="test:none",
+        architecture="x86_64",
+        firmware=Firmware.BIOS,
+        disk=paths.image(digest) / "disk.qcow2",
+        kernel=None,
+        initrd=None,
+        kernel_command_line="",
+        virtual_size_bytes=1 << 30,
+        size_bytes=0,
+        has_guest_agent=True,
+        created_at=datetime(2025, 1, 1, tzinfo=UTC),
+    )
+
+
 def new_point() -> PointId:
     return PointId(secrets.token_hex(6))
 
@@ -192,6 +273,23 @@ def new_point() -> PointId:
 def owned(provider: Provider, identifier: EnvironmentId) -> list[OwnedMachine]:
     """What the provider lists under an id: at most one."""
     return [machine for machine in provider.list_owned() if machine.id == identifier]
+
+
+def facet(found: Facet | None, name: str) -> Facet:
+    """A provider's facet; the test is skipped where the provider is without."""
+    if found is None:
+        pytest.skip(f"the provider has no facet `{name}`")
+    return found
+
+
+def kill(call: child.Call, instant: int) -> None:
+    """Kill a call before its change number `instant`.
+
+    How many changes a call makes may depend on how quick the machine is: one that makes fewer than the call
+    that was counted comes to its end, and what is checked afterwards holds all the same.
+    """
+    killed = child.killed(call, before=instant)
+    assert killed or instant > 1, "the call was not killed before its first change"
 
 
 def argument_vectors(text: str) -> list[str]:

@@ -1,7 +1,8 @@
 """The fake provider: directories for disks, local processes for machines.
 
 It needs nothing installed, keeps the whole provider contract, kill -9 included, and fails on demand
-(faults.py). It is what operations are tested on, and it isolates nothing: a "machine" is this host.
+(faults.py). A machine's memory is a directory, kept in points and while it is suspended (memory.py).
+It is what operations are tested on, and it isolates nothing: a "machine" is this host.
 """
 
 from __future__ import annotations

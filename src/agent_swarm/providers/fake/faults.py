@@ -13,7 +13,8 @@ steps ("create:copied"), from POINTS; a fault has
      "delete:renamed": {"error": "killed", "times": 1}}
 
 "killed" sends SIGKILL to the process that came to the point: what a crash there leaves is what recovery
-then finds. `inspect` and `usage` turn an error into BROKEN, `probe` into "not usable": they never raise.
+then finds. `inspect` and `usage` turn an error into BROKEN, `probe` into "not usable", `obstacle` into the
+obstacle: they never raise.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ POINTS = (
     "create:copied",
     "create:renamed",
     "start",
+    "start:prepared",
     "start:spawned",
     "start:recorded",
     "start:running",
@@ -57,14 +59,27 @@ POINTS = (
     "delete:ended",
     "delete:renamed",
     "capture",
+    "capture:paused",
     "capture:copied",
     "capture:renamed",
     "discard",
     "discard:renamed",
+    "restore",
+    "restore:copied",
+    "restore:prepared",
+    "restore:switched",
+    "suspend",
+    "suspend:paused",
+    "suspend:saved",
+    "suspend:renamed",
+    "forget",
+    "settle",
+    "obstacle",
     "inspect",
     "usage",
 )
-"""In the order in which a method comes to them. A bare method name is its beginning."""
+"""In the order in which a method comes to them. A bare method name is its beginning. "capture:paused" is met with memory
+alone; "obstacle" is that of both facets."""
 
 FaultError = Literal["", "machine", "boot", "unavailable", "limit", "disk-full", "killed"]
 

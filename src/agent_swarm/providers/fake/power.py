@@ -4,16 +4,22 @@ The process does nothing but live. It forks away from its starter, says its pid,
 on stdin, which the starter writes when the record is on the disk. A starter that is killed before that
 closes the pipe, and the process ends: there is never one that runs without a record. A machine whose
 directory is removed under it switches itself off.
+
+A start from saved memory is made by the process itself, which takes the memory out of its place when it
+may go on (`MEMORY` to `MEMORY.resumed`): before that rename the machine is SUSPENDED, whoever was killed,
+and after it the machine runs.
 """
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
 
 from agent_swarm import processes
 from agent_swarm.errors import MachineError
+from agent_swarm.providers.fake.layout import MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +43,10 @@ if pid:
 os.setsid()
 if not os.read(0, 1):
     os._exit(1)
-os.write(2, b"Linux version 0.0.0 (simulated)\\nsystemd[1]: Reached target multi-user.target\\n")
+if os.path.isdir({MEMORY!r}):
+    os.rename({MEMORY!r}, {MEMORY + ".resumed"!r})
+else:
+    os.write(2, b"Linux version 0.0.0 (simulated)\\nsystemd[1]: Reached target multi-user.target\\n")
 null = os.open(os.devnull, os.O_RDWR)
 os.dup2(null, 0)
 os.dup2(null, 1)
@@ -85,6 +94,20 @@ def running(directory: Path) -> processes.ProcessRecord | None:
     return record if processes.alive(record) else None
 
 
+def pause(directory: Path) -> None:
+    """Halt the process; it stays halted when the caller is killed, until `go_on` or `off`."""
+    record = running(directory)
+    if record is not None:
+        processes.send(record, signal.SIGSTOP)
+
+
+def go_on(directory: Path) -> None:
+    """Let a halted process go on. Silent where none is."""
+    record = running(directory)
+    if record is not None:
+        processes.send(record, signal.SIGCONT)
+
+
 def off(directory: Path, *, timeout_s: float) -> None:
     """End the process: asked at first, after `timeout_s` by force. Silent where there is none.
 
@@ -92,6 +115,8 @@ def off(directory: Path, *, timeout_s: float) -> None:
     """
     record = running(directory)
     if record is not None:
+        if timeout_s > 0:
+            processes.send(record, signal.SIGCONT)  # one that is halted would not hear that it is asked
         processes.kill(record, timeout_s=2 * timeout_s)
         if not processes.wait_for_end(record, timeout_s=KILL_TIMEOUT_S):
             message = f"process {record.pid} does not end, not even by SIGKILL"

@@ -1,21 +1,7 @@
-"""The fake provider's machines.
-
-fake/
-├── faults.json (.lock)             faults.py
-├── <id>/                           a machine; appears whole, by a rename
-│   ├── owner.json                  the tag: installation and environment
-│   ├── disk/                       the machine's disk, its endpoint's root
-│   ├── points/<point>/       a copy of disk/; appears whole, by a rename
-│   ├── points/<point>.partial/  one in the making, or on its way out
-│   ├── console.log
-│   └── process.json                which process runs it (power.py)
-├── <id>.<installation>.partial/    a machine in the making: the name is its tag
-└── <id>.<installation>.deleting/   a machine on its way out
-"""
+"""The fake provider's machines. layout.py says where their files are, memory.py what their memory is."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from typing import TYPE_CHECKING
@@ -24,12 +10,26 @@ import msgspec
 
 from agent_swarm import processes
 from agent_swarm.errors import BootError, MachineError, SwarmError
-from agent_swarm.events import StepDone, StepStarted
 from agent_swarm.files import allocated_bytes, remove_tree, sync_directory, write_atomically
 from agent_swarm.model import EnvironmentId, LocalEndpoint, MachineState, MachineStatus, PointId
 from agent_swarm.providers.base import FromPoint, OwnedMachine, Readiness
-from agent_swarm.providers.fake import power, trees
+from agent_swarm.providers.fake import memory as memories
+from agent_swarm.providers.fake import power, recovery, trees
 from agent_swarm.providers.fake.faults import Faults
+from agent_swarm.providers.fake.layout import (
+    DISK,
+    MEMORY,
+    OWNER,
+    POINTS,
+    Layout,
+    Owner,
+    owner,
+    owner_or_fail,
+    typed,
+)
+from agent_swarm.providers.fake.points import FakePoints
+from agent_swarm.providers.fake.steps import Step
+from agent_swarm.providers.fake.suspension import FakeSuspend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,18 +46,6 @@ if TYPE_CHECKING:
         Suspend,
     )
 
-_HANDLE = re.compile(r"[A-Za-z0-9_-]+")
-_REMAINS = re.compile(r"(?P<id>[A-Za-z0-9_-]+)\.(?P<installation>[A-Za-z0-9_-]+)\.(?:partial|deleting)")
-
-
-class Owner(msgspec.Struct, frozen=True):
-    """The tag of a machine. `image` is the digest that its disk goes back to."""
-
-    installation: str
-    environment: str
-    kind: str
-    image: str
-
 
 class FakeProvider:
     """See providers/base.py for what each method promises. A handle is the environment's id, a
@@ -65,15 +53,20 @@ class FakeProvider:
 
     name = "fake"
     simulated = True
-    snapshots: Snapshots | None = None
-    live_fork: LiveFork | None = None
-    suspend: Suspend | None = None
+    snapshots: Snapshots | None
+    live_fork: LiveFork | None
+    suspend: Suspend | None
     pricing: Pricing | None = None
 
     def __init__(self, context: ProviderContext, sleep: Callable[[float], None] = time.sleep) -> None:
         self._installation = context.installation
         self._root = context.paths.fake
         self._faults = Faults(self._root / "faults.json", sleep)
+        self._layout = Layout(self._root, context.installation)
+        self._points = FakePoints(self._layout, self._meet)
+        self.snapshots = self._points
+        self.live_fork = self._points
+        self.suspend = FakeSuspend(self._layout, self._meet)
 
     def probe(self) -> Readiness:
         try:
@@ -87,25 +80,35 @@ class FakeProvider:
         )
 
     def create(self, spec: MachineSpec, progress: Progress) -> str:
-        machine = self._directory(spec.id)
+        machine = self._layout.directory(spec.id)
         self._meet("create")
         if machine.is_dir():
             return spec.id
         source = self._source(spec)
-        partial = self._remains(spec.id, "partial")
-        with _Step(progress, spec.host_name, "copy the disk"):
+        partial = self._layout.remains(spec.id, "partial")
+        with Step(progress, spec.host_name, "copy the disk"):
             try:
                 self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 remove_tree(partial)
                 partial.mkdir(mode=0o700)
-                owner = Owner(self._installation, spec.id, spec.kind, spec.source.image.digest)
-                write_atomically(partial / "owner.json", msgspec.json.encode(owner))
+                tag = Owner(
+                    self._installation,
+                    spec.id,
+                    spec.kind,
+                    spec.source.image.digest,
+                    spec.host_name,
+                    spec.resources,
+                )
+                write_atomically(partial / OWNER, msgspec.json.encode(tag))
                 self._faults.meet("create:tagged")
                 if source is None:
-                    (partial / "disk").mkdir(mode=0o700)
+                    (partial / DISK).mkdir(mode=0o700)
                 else:
-                    trees.copy(source, partial / "disk")
-                (partial / "points").mkdir(mode=0o700)
+                    trees.copy(source, partial / DISK)
+                if isinstance(spec.source, FromPoint) and spec.source.memory:
+                    saved = self._layout.point_of(spec.source.handle) / MEMORY
+                    memories.hand_on(saved, partial / MEMORY, keep_secrets=spec.source.keep_secrets)
+                (partial / POINTS).mkdir(mode=0o700)
                 (partial / power.CONSOLE).touch(mode=0o600)
                 self._faults.meet("create:copied")
                 trees.sync(partial)
@@ -115,138 +118,125 @@ class FakeProvider:
             except (SwarmError, OSError) as error:
                 for left in (partial, machine):
                     shutil.rmtree(left, ignore_errors=True)
-                raise _typed(error, f"the disk of {spec.host_name} could not be made") from error
+                raise typed(error, f"the disk of {spec.host_name} could not be made") from error
         return spec.id
 
     def start(self, handle: str, progress: Progress) -> None:
-        machine = self._existing(handle)
+        machine = self._layout.existing(handle)
+        recovery.settle(machine)
         if power.running(machine) is not None:
             return
-        if not (machine / "disk").is_dir():
+        if not (machine / DISK).is_dir():
             message = f"machine {handle} has no disk"
             raise MachineError(message, hint="Delete it; its disk cannot be brought back.")
         self._meet("start")
+        going_on = memories.suspended(machine)
         try:
-            with _Step(progress, handle, "power on"):
-                power.on(machine, f"agent-swarm-{handle}", lambda step: self._faults.meet(f"start:{step}"))
+            with Step(progress, handle, "go on from memory" if going_on else "power on"):
+                (memories.bring_back if going_on else memories.boot)(machine, owner_or_fail(machine))
+                self._meet("start:prepared")
+                power.on(machine, f"agent-swarm-{handle}", lambda step: self._meet(f"start:{step}"))
         except (SwarmError, OSError) as error:
             power.off(machine, timeout_s=0)
-            raise _typed(error, f"machine {handle} could not be started") from error
+            memories.take_back(machine)
+            raise typed(error, f"machine {handle} could not be started") from error
+        memories.clean_up(machine)
 
     def endpoint(self, handle: str, *, timeout_s: float, progress: Progress) -> Endpoint:
         del timeout_s, progress  # a fake machine is up as soon as it runs: there is nothing to wait for
-        machine = self._existing(handle)
+        machine = self._layout.existing(handle)
         self._meet("endpoint")
-        if power.running(machine) is None:
+        if memories.suspended(machine) or power.running(machine) is None:
             message = f"machine {handle} does not run"
             raise BootError(message, details=power.console_tail(machine), hint="Start it again.")
-        return LocalEndpoint(root=machine / "disk")
+        return LocalEndpoint(root=machine / DISK)
 
     def stop(self, handle: str, *, force: bool = False, timeout_s: float = 90.0) -> None:
-        machine = self._directory(handle)
+        machine = self._layout.directory(handle)
         self._meet("stop")
         power.off(machine, timeout_s=0 if force else timeout_s)
         self._meet("stop:ended")
+        memories.empty(machine)
 
     def delete(self, handle: str) -> None:
-        machine = self._directory(handle)
+        machine = self._layout.directory(handle)
         self._meet("delete")
         power.off(machine, timeout_s=0)
         self._meet("delete:ended")
         try:
-            remove_tree(self._remains(handle, "partial"))
-            remove_tree(self._remains(handle, "deleting"))
+            remove_tree(self._layout.remains(handle, "partial"))
+            remove_tree(self._layout.remains(handle, "deleting"))
             if machine.is_dir():
-                machine.rename(self._remains(handle, "deleting"))
+                machine.rename(self._layout.remains(handle, "deleting"))
                 sync_directory(self._root)
                 self._faults.meet("delete:renamed")
-                remove_tree(self._remains(handle, "deleting"))
+                remove_tree(self._layout.remains(handle, "deleting"))
         except OSError as error:
-            raise _typed(error, f"machine {handle} could not be removed") from error
+            raise typed(error, f"machine {handle} could not be removed") from error
 
     def capture(self, handle: str, point: PointId, progress: Progress, *, memory: bool = False) -> str:
-        machine = self._existing(handle)
-        if memory:
-            message = "the fake provider saves no memory"
-            raise MachineError(message)
-        target = self._point(machine, point)
-        self._meet("capture")
-        if target.is_dir():
-            return f"{handle}/{point}"
-        partial = target.with_suffix(".partial")
-        with _Step(progress, handle, "copy the disk"):
-            try:
-                remove_tree(partial)
-                trees.copy(machine / "disk", partial)
-                self._faults.meet("capture:copied")
-                partial.rename(target)
-                sync_directory(target.parent)
-                self._faults.meet("capture:renamed")
-            except (SwarmError, OSError) as error:
-                for left in (partial, target):
-                    shutil.rmtree(left, ignore_errors=True)
-                raise _typed(error, f"point {point} could not be captured") from error
-        return f"{handle}/{point}"
+        recovery.settle(self._layout.existing(handle))
+        return self._points.capture(handle, point, progress, memory=memory)
 
     def discard(self, handle: str, point: PointId) -> None:
-        target = self._point(self._directory(handle), point)
-        partial = target.with_suffix(".partial")
-        self._meet("discard")
-        try:
-            remove_tree(partial)
-            if target.is_dir():
-                target.rename(partial)
-                sync_directory(target.parent)
-                self._faults.meet("discard:renamed")
-                remove_tree(partial)
-        except OSError as error:
-            raise _typed(error, f"point {point} could not be removed") from error
+        self._points.discard(handle, point)
 
     def settle(self, handle: str) -> None:
-        """Nothing of it is ever paused."""
+        self._meet("settle")
+        try:
+            recovery.settle(self._layout.directory(handle))
+        except OSError as error:
+            raise typed(error, f"machine {handle} could not be settled") from error
 
     def inspect(self, handle: str) -> MachineStatus:
         try:
             self._faults.meet("inspect")
-            machine = self._directory(handle)
+            machine = self._layout.directory(handle)
             if not machine.is_dir():
-                remains = [self._remains(handle, stage) for stage in ("partial", "deleting")]
+                remains = [self._layout.remains(handle, stage) for stage in ("partial", "deleting")]
                 if any(path.is_dir() for path in remains):
                     return MachineStatus(MachineState.BROKEN, "it was interrupted in its making or removal")
                 return MachineStatus(MachineState.ABSENT)
-            record = power.running(machine)
+            suspended = memories.suspended(machine)
+            record = None if suspended else power.running(machine)
             pid = None if record is None else record.pid
-            if _owner(machine) is None:
-                return MachineStatus(MachineState.BROKEN, "its owner.json is missing or damaged", pid=pid)
-            if not (machine / "disk").is_dir():
-                return MachineStatus(MachineState.BROKEN, "its disk is missing", pid=pid)
+            if owner(machine) is None:
+                return MachineStatus(MachineState.BROKEN, f"its {OWNER} is missing or damaged", pid=pid)
+            if not (machine / DISK).is_dir():
+                reason = "a restore was interrupted" if (machine / recovery.RESTORING).is_dir() else ""
+                return MachineStatus(MachineState.BROKEN, reason or "its disk is missing", pid=pid)
         except (SwarmError, OSError) as error:
             return MachineStatus(MachineState.BROKEN, str(error))
+        if suspended:
+            return MachineStatus(MachineState.SUSPENDED)
         return MachineStatus(MachineState.STOPPED if pid is None else MachineState.RUNNING, pid=pid)
 
     def usage(self, handle: str) -> MachineStatus:
         seen = self.inspect(handle)
         try:
             self._faults.meet("usage")
-            disk = allocated_bytes(self._directory(handle)) if seen.state is not MachineState.ABSENT else None
+            disk = (
+                allocated_bytes(self._layout.directory(handle))
+                if seen.state is not MachineState.ABSENT
+                else None
+            )
         except (SwarmError, OSError) as error:
             return MachineStatus(MachineState.BROKEN, str(error), pid=seen.pid)
         memory = None if seen.pid is None else processes.memory_bytes(seen.pid)
         return MachineStatus(seen.state, seen.reason, seen.pid, memory_bytes=memory, disk_bytes=disk)
 
     def console(self, handle: str) -> Path | None:
-        path = self._directory(handle) / power.CONSOLE
+        path = self._layout.directory(handle) / power.CONSOLE
         return path if path.is_file() else None
 
     def list_owned(self) -> Iterator[OwnedMachine]:
         found: dict[str, list[PointId]] = {}
         for path in sorted(self._root.iterdir()) if self._root.is_dir() else ():
-            remains = _REMAINS.fullmatch(path.name)
-            owner = _owner(path)
-            if remains is not None and remains["installation"] == self._installation:
-                found.setdefault(remains["id"], [])
-            elif owner is not None and owner.installation == self._installation and remains is None:
-                names = {entry.name.removesuffix(".partial") for entry in (path / "points").glob("*")}
+            remains = self._layout.remains_of(path)
+            if remains is not None:
+                found.setdefault(remains, [])
+            elif self._layout.is_ours(path):
+                names = {entry.name.removesuffix(".partial") for entry in (path / POINTS).glob("*")}
                 found[path.name] = [PointId(name) for name in sorted(names)]
         for handle, points in found.items():
             yield OwnedMachine(id=EnvironmentId(handle), handle=handle, points=tuple(points))
@@ -255,67 +245,17 @@ class FakeProvider:
         try:
             self._faults.meet(point)
         except OSError as error:
-            raise _typed(error, f"{point} failed") from error
+            raise typed(error, f"{point} failed") from error
 
     def _source(self, spec: MachineSpec) -> Path | None:
         """The tree that a new disk is a copy of; None: the image is none of ours, so an empty one."""
-        if isinstance(spec.source, FromPoint):
-            owner, _, point = spec.source.handle.partition("/")
-            source = self._point(self._directory(owner), PointId(point))
-            if not source.is_dir():
-                message = f"there is no point {spec.source.handle}"
-                raise MachineError(message, hint="Stop the project to capture its next baseline.")
-            return source
-        disk = spec.source.image.disk
-        return disk if disk.is_dir() else None
-
-    def _directory(self, handle: str) -> Path:
-        """A machine's directory. Refuses what is no handle: "" and ".." would name other directories."""
-        if _HANDLE.fullmatch(handle) is None:
-            message = f"{handle!r} is not a handle of the fake provider"
-            raise MachineError(message)
-        return self._root / handle
-
-    def _existing(self, handle: str) -> Path:
-        machine = self._directory(handle)
-        if not machine.is_dir():
-            message = f"there is no machine {handle}"
-            raise MachineError(message, hint="`agent-swarm doctor` compares the registry with what exists.")
-        return machine
-
-    def _point(self, machine: Path, point: PointId) -> Path:
-        return machine / "points" / self._directory(point).name
-
-    def _remains(self, handle: str, stage: str) -> Path:
-        return self._root / f"{self._directory(handle).name}.{self._installation}.{stage}"
-
-
-class _Step:
-    """Tells a step's begin, and its end when it was reached."""
-
-    def __init__(self, progress: Progress, subject: str, step: str) -> None:
-        self._progress = progress
-        self._subject = subject
-        self._step = step
-
-    def __enter__(self) -> None:
-        self._began_s = time.monotonic()
-        self._progress(StepStarted(self._subject, self._step))
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._progress(StepDone(self._subject, self._step, time.monotonic() - self._began_s))
-
-
-def _owner(machine: Path) -> Owner | None:
-    try:
-        return msgspec.json.decode((machine / "owner.json").read_bytes(), type=Owner)
-    except (OSError, msgspec.DecodeError):
-        return None
-
-
-def _typed(error: SwarmError | OSError, message: str) -> SwarmError:
-    """The error as the contract has it: what the system refused is the machine's trouble."""
-    if isinstance(error, SwarmError):
-        return error
-    return MachineError(message, details=str(error), hint="Free space, or see to the cause, and try again.")
+        if not isinstance(spec.source, FromPoint):
+            return spec.source.image.disk if spec.source.image.disk.is_dir() else None
+        point = self._layout.point_of(spec.source.handle)
+        if not point.is_dir():
+            message = f"there is no point {spec.source.handle}"
+            raise MachineError(message, hint="Stop the project to capture its next baseline.")
+        if spec.source.memory and (reason := self._points.obstacle(spec.source.handle, spec.resources)):
+            message = f"{spec.host_name} cannot go on from the memory of {spec.source.handle}: {reason}"
+            raise MachineError(message, hint="Make it from the point's disk alone.")
+        return point / DISK

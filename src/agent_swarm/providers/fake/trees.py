@@ -11,8 +11,8 @@ from pathlib import Path
 from agent_swarm.files import sync_directory
 
 
-def copy(source: Path, target: Path) -> None:
-    """Copy a tree to `target`, which must not exist, and make the copy durable.
+def copy(source: Path, target: Path, *, leave_out: str = "") -> None:
+    """Copy a tree to `target`, which must not exist, and make the copy durable; without the entry `leave_out`.
 
     Files may change or vanish meanwhile: each is copied as it is found, as a disk captured from a
     running machine. Sockets, pipes and devices are left out: they mean nothing in a copy. Raises
@@ -20,7 +20,11 @@ def copy(source: Path, target: Path) -> None:
     """
     if not source.is_dir():
         raise NotADirectoryError(source)
-    shutil.copytree(source, target, symlinks=True, copy_function=_copy_file)
+
+    def left_out(directory: str, _: list[str]) -> list[str]:
+        return [leave_out] if Path(directory) == source else []
+
+    shutil.copytree(source, target, symlinks=True, copy_function=_copy_file, ignore=left_out)
     sync(target)
 
 

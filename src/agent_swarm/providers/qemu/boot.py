@@ -27,7 +27,9 @@ def wait_for_endpoint(files: MachineFiles, *, timeout_s: float) -> SshEndpoint:
     Raises BootError, with the console's last lines, when the machine ends or `timeout_s` passes.
     """
     deadline = time.monotonic() + timeout_s
-    while True:
+    runtime = layout.read(files.runtime, layout.Runtime)
+    line = runtime.host_key if runtime is not None else None
+    while not line:
         if process.find(files) is None:
             message = "the machine ended while it started"
             raise BootError(message, details=_evidence(files), hint=_hint(files))
@@ -38,7 +40,6 @@ def wait_for_endpoint(files: MachineFiles, *, timeout_s: float) -> SshEndpoint:
             message = f"the machine was not up within {timeout_s:.0f} s"
             raise BootError(message, details=_evidence(files), hint=_hint(files))
         time.sleep(POLL_S)
-    runtime = layout.read(files.runtime, layout.Runtime)
     if runtime is None:
         message = "the record of the machine's SSH port is gone"
         raise MachineError(message, details=str(files.runtime), hint="Stop the machine and start it again.")

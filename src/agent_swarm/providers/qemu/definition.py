@@ -31,6 +31,14 @@ AGENT_CHANNEL = "agent0"
 """The id of the guest agent's character device."""
 
 
+class Resume(msgspec.Struct, frozen=True):
+    """How a machine goes on from saved memory."""
+
+    own: bool
+    """The memory is this machine's: it keeps its identity."""
+    keep_secrets: bool = False
+
+
 class MachineDefinition(msgspec.Struct, frozen=True):
     """machine.json. Paths are relative to the machine's directory."""
 
@@ -52,6 +60,9 @@ class MachineDefinition(msgspec.Struct, frozen=True):
     """The active layer, which the machine writes to."""
     pending_layer: int | None = None
     """A layer that a capture is about to make active, or has: see capture.py."""
+    host_name: str = ""
+    resume: Resume | None = None
+    """The next start goes on from the memory in `saved/`; the active layer is then of no worth, and empty."""
 
 
 def load(files: layout.MachineFiles) -> MachineDefinition | None:
@@ -64,6 +75,13 @@ def load(files: layout.MachineFiles) -> MachineDefinition | None:
         message = f"machine {files.id} was made by a newer version of agent-swarm"
         raise MachineError(message, hint="Update agent-swarm.")
     return found
+
+
+def save(files: layout.MachineFiles, machine: MachineDefinition, **changes: object) -> MachineDefinition:
+    """Write the definition with some fields changed, durable; return it."""
+    changed = msgspec.structs.replace(machine, **changes)
+    layout.write(files.definition, changed)
+    return changed
 
 
 def mac_address(environment: EnvironmentId) -> str:
@@ -100,6 +118,8 @@ class Launch:
     uefi_variables: Path | None = None
     sandbox: bool = False
     paused: bool = False
+    memory: Path | None = None
+    """The file of saved memory that the machine goes on from, once it is given the state; None: it starts anew."""
 
 
 def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
@@ -114,7 +134,7 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
     words += ["-cpu", cpu_model(launch.accelerator)]
     words += ["-smp", f"cpus={definition.cpus},sockets=1,cores={definition.cpus},threads=1"]
     words += ["-m", f"size={definition.memory_mib}M"]
-    words += ["-object", f"memory-backend-ram,id=ram0,size={definition.memory_mib}M"]
+    words += ["-object", _memory(definition, launch)]
     words += _boot(definition, launch)
     words += ["-chardev", f"file,id=console0,path={escaped(launch.console)},append=on"]
     words += ["-serial", "chardev:console0"]
@@ -147,6 +167,8 @@ def argv(definition: MachineDefinition, launch: Launch) -> list[str]:
     if not arm:
         words += ["-device", "vmgenid,id=generation0,guid=auto"]
     words += ["-pidfile", os.fspath(launch.pid_file)]
+    if launch.memory is not None:
+        words += ["-incoming", "defer"]
     return [*words, "-S"] if launch.paused else words
 
 
@@ -163,6 +185,14 @@ def cpu_model(accelerator: str) -> str:
 def escaped(path: Path) -> str:
     """A path inside a QEMU option, where a comma is written twice."""
     return os.fspath(path).replace(",", ",,")
+
+
+def _memory(definition: MachineDefinition, launch: Launch) -> str:
+    # memory is known by the object's id: what was saved from one kind can be loaded into the other
+    if launch.memory is None:
+        return f"memory-backend-ram,id=ram0,size={definition.memory_mib}M"
+    where = escaped(launch.memory)
+    return f"memory-backend-file,id=ram0,size={definition.memory_mib}M,mem-path={where},share=off"
 
 
 def _netdev(value: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,8 @@ from agent_swarm.providers.qemu.daemon import Daemon
 from agent_swarm.providers.qemu.monitor import Monitor, NotListeningError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from agent_swarm.events import Progress
     from agent_swarm.providers.qemu.definition import Launch, MachineDefinition
     from agent_swarm.providers.qemu.layout import MachineFiles
@@ -36,10 +38,13 @@ def start(
     network_kind: str,
     progress: Progress,
     paused: bool = False,
+    memory: Path | None = None,
+    then: Callable[[], None] = lambda: None,
 ) -> None:
     """Start QEMU and return when it runs the guest and answers on its control channel.
 
-    A running machine: nothing happens. Raises MachineError with QEMU's own words; then nothing is left running.
+    With `memory`, the file of a saved memory, it does not run the guest but waits for the rest of its state, which
+    `then` sees to. A running machine: nothing happens. Raises MachineError with QEMU's own words; then nothing is left running.
     """
     held = process.claim_or_find(files)
     if not isinstance(held, int):
@@ -58,19 +63,27 @@ def start(
         )
         os.close(os.open(files.console, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         launch = make_launch(
-            files, definition, qemu=qemu, accelerator=accelerator, netdev=link.netdev, paused=paused
+            files,
+            definition,
+            qemu=qemu,
+            accelerator=accelerator,
+            netdev=link.netdev,
+            paused=paused or memory is not None,
+            memory=memory,
         )
         daemon = Daemon(
             definitions.argv(definition, launch), log=files.qemu_log, pass_fds=[held, *link.descriptors]
         )
         undo = stack.enter_context(ExitStack())
         undo.callback(_give_up, files, daemon)
-        _wait_until_up(files, daemon)
+        with connected(files.qmp_socket, daemon):
+            pass
         record = processes.describe(daemon.pid, files.marker)  # until it is saved the pid file serves
         if record is None:
             raise _failed(daemon)
         processes.save(files.process_record, record)
         link.check()
+        then()
         undo.pop_all()  # from here on QEMU alone holds the lock and the network
 
 
@@ -82,6 +95,7 @@ def make_launch(
     accelerator: str,
     netdev: str,
     paused: bool = False,
+    memory: Path | None = None,
 ) -> Launch:
     """The start's part of the command line. Raises MachineError when a file that it needs is missing."""
     uefi = None
@@ -97,12 +111,13 @@ def make_launch(
         qmp_socket=files.qmp_socket,
         agent_socket=files.agent_socket,
         pid_file=files.pid_file,
-        kernel=_boot_file(files, definition.kernel),
-        initrd=_boot_file(files, definition.initrd),
+        kernel=boot_file(files, definition.kernel),
+        initrd=boot_file(files, definition.initrd),
         uefi_code=uefi.code if uefi else None,
         uefi_variables=files.uefi_variables if uefi else None,
         sandbox=qemu.sandbox,
         paused=paused,
+        memory=memory,
     )
 
 
@@ -129,7 +144,8 @@ def open_network(kind: str, mac: str, log: Path) -> network.Slirp | network.Pass
     raise AssertionError
 
 
-def _boot_file(files: MachineFiles, relative: str | None) -> Path | None:
+def boot_file(files: MachineFiles, relative: str | None) -> Path | None:
+    """The image's kernel or initrd, None where it has none apart. Raises MachineError where it is missing."""
     if relative is None:
         return None
     path = Path(os.path.normpath(files.directory / relative))
@@ -139,22 +155,27 @@ def _boot_file(files: MachineFiles, relative: str | None) -> Path | None:
     return path
 
 
-def _wait_until_up(files: MachineFiles, daemon: Daemon) -> None:
+@contextmanager
+def connected(qmp_socket: Path, daemon: Daemon) -> Iterator[Monitor]:
+    """The control channel of a QEMU that was just started, as soon as it answers. Raises MachineError."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    while not daemon.ended(within_s=POLL_S) and time.monotonic() < deadline:
-        if not files.qmp_socket.exists():
-            continue
-        try:
-            with Monitor(files.qmp_socket, timeout_s=START_TIMEOUT_S) as monitor:
+    with ExitStack() as stack:
+        while True:
+            if daemon.ended(within_s=POLL_S) or time.monotonic() >= deadline:
+                raise _failed(daemon)
+            if not qmp_socket.exists():
+                continue
+            try:
+                monitor = stack.enter_context(Monitor(qmp_socket, timeout_s=START_TIMEOUT_S))
                 monitor.status()
-        except NotListeningError:
-            continue  # bound, but not listening yet
-        except MachineError as error:
-            if daemon.ended(within_s=1.0):
-                raise _failed(daemon) from error
-            raise
-        return
-    raise _failed(daemon)
+            except NotListeningError:
+                continue  # bound, but not listening yet
+            except MachineError as error:
+                if daemon.ended(within_s=1.0):
+                    raise _failed(daemon) from error
+                raise
+            break
+        yield monitor
 
 
 def _failed(daemon: Daemon) -> MachineError:

@@ -4,9 +4,14 @@
     ├── owner.json        the tag: whose machine this is; the directory appears with it
     ├── machine.json      what the machine is (definition.py); written last, so that it means "complete"
     ├── layers/0001.qcow2, 0002.qcow2, ...
-    │                     the disk; each builds on the one before, the first on the image (project) or on
-    │                     a layer of the project (task). Files never move. Only the active one is written
-    ├── points/<id>.json   which layer a point is
+    │                     the disk; each builds on another of them, the first on the image (project) or on
+    │                     a layer of another machine (task). Files never move. Only the active one is written
+    ├── points/<id>/      a point: point.json says which layer it is; memory.json, memory and state are there
+    │                     where it has memory (memory.py), uefi-vars.fd where the machine has UEFI
+    ├── saved/            memory that the next start goes on from, or that the running QEMU went on from and still
+    │                     maps; links to a point's, or a suspension's own
+    ├── saving/           memory in the making
+    ├── kept.json         the machine was deleted, but others build on its layers (storage.py)
     ├── seed.iso          cloud-init's NoCloud seed
     ├── uefi-vars.fd      UEFI variables, where the machine starts by UEFI
     ├── console.log       the serial console since the last start
@@ -39,6 +44,7 @@ if TYPE_CHECKING:
     from agent_swarm.paths import Paths
 
 FORMAT_VERSION = 1
+POINT_RECORD = "point.json"
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -50,7 +56,7 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 class PointRecord(msgspec.Struct, frozen=True):
-    """points/<id>.json: the layer that tasks of this point build on; it is never written again."""
+    """points/<id>/point.json: the layer that the point's disk is; it is never written again."""
 
     layer: int
     created_at: str
@@ -62,6 +68,8 @@ class Runtime(msgspec.Struct, frozen=True):
     ssh_port: int
     accelerator: str
     network: str
+    host_key: str = ""
+    """The SSH host key that a machine was given when it went on from another's memory; "" else: the guest tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +118,23 @@ class MachineFiles:
         return self.directory / "points"
 
     def point(self, point: PointId) -> Path:
-        return self.points / f"{point}.json"
+        """A point's directory; it appears whole, by a rename."""
+        return self.points / point
+
+    def point_record(self, point: PointId) -> Path:
+        return self.point(point) / POINT_RECORD
+
+    @property
+    def saved(self) -> Path:
+        return self.directory / "saved"
+
+    @property
+    def saving(self) -> Path:
+        return self.directory / "saving"
+
+    @property
+    def kept(self) -> Path:
+        return self.directory / "kept.json"
 
     @property
     def seed(self) -> Path:
@@ -180,7 +204,7 @@ def point_handle(files: MachineFiles, point: PointId) -> str:
 
 
 def parse_point_handle(paths: Paths, handle: str) -> tuple[MachineFiles, PointId]:
-    """The project's files and the point's id of a point's handle. Raises MachineError."""
+    """The machine's files and the id of a point, of the point's handle. Raises MachineError."""
     machine, _, point = handle.rpartition("/")
     return parse_handle(paths, machine), PointId(point)
 

@@ -6,8 +6,10 @@ Source: https://www.qemu.org/docs/master/interop/qemu-qmp-ref.html
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from agent_swarm.errors import MachineError
@@ -23,7 +25,17 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 BUSY_POLL_S = 0.05
+UNLIMITED = 1 << 34
+"""Bytes a second: more than any channel carries."""
 CONNECT_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The progress of a migration: see `Monitor.sent`."""
+
+    remaining_bytes: int
+    collections: int
 
 
 class NotListeningError(MachineError):
@@ -71,6 +83,9 @@ class Monitor:
         self._timeout_s = timeout_s
         self._runner: asyncio.Runner | None = None
         self._client: QMPClient | None = None
+        self._paused_at: float | None = None
+        self.longest_pause_s = 0.0
+        """How long the guest stood still at most, between a pause and the resume after it."""
 
     def __enter__(self) -> Self:
         import asyncio
@@ -118,8 +133,61 @@ class Monitor:
         """Flush the disks and end QEMU at once."""
         self._execute("quit")
 
+    def pause(self) -> None:
+        self.mark_pause()
+        self._execute("stop")
+
+    def mark_pause(self) -> None:
+        """The guest stands still now."""
+        self._paused_at = self._paused_at or time.monotonic()
+
     def resume(self) -> None:
         self._execute("cont")
+        if self._paused_at is not None:
+            self.longest_pause_s = max(self.longest_pause_s, time.monotonic() - self._paused_at)
+            self._paused_at = None
+
+    def migrate_to(self, connection: socket.socket, *, downtime_ms: int) -> None:
+        """Begin to send memory and devices while the guest runs; it stops in "pre-switchover", until
+        `continue_migration`, when what is left takes at most `downtime_ms` to send."""
+        capability = {"capability": "pause-before-switchover", "state": True}
+        self._execute("migrate-set-capabilities", {"capabilities": [capability]})
+        self._execute("migrate-set-parameters", {"max-bandwidth": UNLIMITED, "downtime-limit": downtime_ms})
+        self._give("migration", connection.fileno())
+        self._execute("migrate", {"uri": "fd:migration"})
+
+    def continue_migration(self) -> None:
+        """Send the rest. The disks are let go of; `resume` takes them again."""
+        self._execute("migrate-continue", {"state": "pre-switchover"})
+
+    def cancel_migration(self) -> None:
+        self._execute("migrate_cancel")
+
+    def migration(self) -> tuple[str, str]:
+        """How far it has got ("none", "active", "pre-switchover", "completed", "cancelled", "failed", ...), and what
+        went wrong."""
+        found = self._execute("query-migrate")
+        return str(found.get("status", "none")), str(found.get("error-desc", ""))
+
+    def sent(self) -> Sent:
+        """What there is still to send in this round, and how often changed pages were collected (once at the start)."""
+        ram = self._execute("query-migrate").get("ram", {})
+        return Sent(int(ram.get("remaining", 1 << 62)), int(ram.get("dirty-sync-count", 0)))
+
+    def read_state(self, path: Path) -> None:
+        """Begin to load a saved state, in a QEMU that was started with "-incoming defer"."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._give("state", descriptor)
+        finally:
+            os.close(descriptor)
+        self._execute("migrate-incoming", {"uri": "fd:state"})
+
+    def _give(self, name: str, descriptor: int) -> None:
+        """Pass a file descriptor, which QEMU then knows by name."""
+        assert self._client is not None
+        self._client.send_fd_scm(descriptor)
+        self._execute("getfd", {"fdname": name})
 
     def active_node(self, drive: str) -> str:
         """The name of the block node that a drive writes to now: as given at the start, or by a switch."""
