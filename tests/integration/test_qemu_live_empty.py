@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import signal
@@ -359,3 +360,25 @@ def test_memory_that_is_cut_off_is_not_gone_on_from(provider, files, running, hu
     assert "--cold" in caught.value.hint
     assert process.find(files) is None
     assert provider.inspect(running).state is MachineState.SUSPENDED
+
+
+def test_a_restore_that_fails_goes_on_from_no_other_points_memory(provider, files, running, no_room):
+    first = provider.capture(running, ONE, ignore, memory=True)
+    second = provider.capture(running, TWO, ignore, memory=True)
+    provider.snapshots.restore(running, first, ignore)
+    assert provider.inspect(running).state is MachineState.SUSPENDED
+    fill, free = no_room
+    fill(100_000)  # the new layer finds no room
+    with pytest.raises(SwarmError):
+        provider.snapshots.restore(running, second, ignore)
+    free()
+    assert provider.inspect(running).state is MachineState.STOPPED
+    provider.snapshots.restore(running, second, ignore)
+    assert provider.inspect(running).state is MachineState.SUSPENDED
+
+
+def test_another_disk_size_is_an_obstacle(provider, running):
+    point = provider.capture(running, ONE, ignore, memory=True)
+    assert provider.live_fork.obstacle(point, RESOURCES) == ""
+    larger = dataclasses.replace(RESOURCES, disk_gib=RESOURCES.disk_gib + 1)
+    assert "disk" in provider.live_fork.obstacle(point, larger)

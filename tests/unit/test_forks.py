@@ -212,6 +212,8 @@ def test_a_task_goes_on_from_the_projects_memory(swarm):
     swarm.create("web", "new")
     assert read(swarm, "new") == ["service", "service"]
     assert identity(swarm, "new")["host_name"] == "new"
+    swarm.create("web", "Fix_1.b")
+    assert identity(swarm, "Fix_1.b")["host_name"] == "fix-1-b"
     assert swarm.find("web", kind=Kind.PROJECT).status is Status.RUNNING
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
+from agent_swarm.errors import MachineError
 from agent_swarm.model import EnvironmentId, Firmware, ImageDigest, InstallationId, Kind, PointId
 from agent_swarm.paths import Paths
 from agent_swarm.providers.qemu import definition, layout, storage
+from agent_swarm.providers.qemu.chain import LONGEST_CHAIN
 from agent_swarm.providers.qemu.layout import MachineFiles
 from tests.unit.test_qemu_chain import write_header
 
@@ -362,3 +364,14 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(world):
     assert not files.points.exists()
     world.remove(task)
     assert world.names == []
+
+
+def test_a_chain_that_could_not_be_read_any_more_gets_no_further_layer(world):
+    files = world.machine("long")
+    most = LONGEST_CHAIN - storage.SPARE_LAYERS
+    for number in range(2, most + 1):
+        world.layer(files, number, number - 1)
+    storage.require_room(files.layer(most - 1))
+    world.layer(files, most + 1, most)
+    with pytest.raises(MachineError, match="layers"):
+        storage.require_room(files.layer(most + 1))

@@ -48,14 +48,14 @@ def make(
     install_agent = environment.kind is Kind.PROJECT and not image.has_guest_agent
     seed = cloudinit.make_seed(
         environment=environment.id,
-        host_name=environment.name,
+        host_name=cloudinit.host_name(environment.name),
         authorized_key=keys.ensure_client_key(context.paths),
         install_agent=install_agent,
     )
     spec = MachineSpec(
         id=environment.id,
         kind=environment.kind,
-        host_name=environment.name,
+        host_name=cloudinit.host_name(environment.name),
         source=source,
         resources=environment.resources,
         seed=seed,

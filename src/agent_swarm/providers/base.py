@@ -133,7 +133,8 @@ class OwnedMachine:
 
 @dataclass(frozen=True, slots=True)
 class PointSize:
-    """What one point takes of the host's disk, in bytes. What it shares with others is not counted."""
+    """What one point takes of the host's disk, in bytes. Layers that others need are not counted; saved memory is,
+    though machines that go on from it may share it."""
 
     disk_bytes: int
     """What only this point's deletion would free of disks."""

@@ -27,8 +27,10 @@ import msgspec
 from agent_swarm.errors import MachineError
 from agent_swarm.events import Notice
 from agent_swarm.files import remove_tree, sync_directory
-from agent_swarm.guest.agent import GuestAgent
+from agent_swarm.guest import identity
+from agent_swarm.guest.agent import AgentRefusedError, GuestAgent
 from agent_swarm.images import qcow2
+from agent_swarm.providers.qemu import definition as definitions
 from agent_swarm.providers.qemu import layout, memory, process, storage
 from agent_swarm.providers.qemu.definition import AGENT_CHANNEL, ROOT_DRIVE, Resume, layer_node
 from agent_swarm.providers.qemu.monitor import Monitor
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from agent_swarm.events import Progress
     from agent_swarm.model import PointId
     from agent_swarm.providers.qemu.definition import MachineDefinition
-    from agent_swarm.providers.qemu.host import Qemu
     from agent_swarm.providers.qemu.layout import MachineFiles
 
 logger = logging.getLogger(__name__)
@@ -57,26 +58,26 @@ def capture(
     point: PointId,
     progress: Progress,
     *,
-    qemu: Qemu | None,
+    with_memory: bool,
 ) -> None:
-    """Make the point, with memory where `qemu` is given. The caller has made sure that the chain is sound.
+    """Make the point. The caller has made sure that the chain is sound.
 
     Raises MachineError; then the machine is as it was.
     """
     definition = settle(files, definition)
+    storage.require_room(files.layer(definition.layer))
     frozen, following = definition.layer, storage.highest_layer(files) + 1
     layout.write(files.definition, msgspec.structs.replace(definition, pending_layer=following))
     made: Path | None = None
     with ExitStack() as undo:
         undo.callback(_settle_again, files, definition, following)
         qcow2.create_overlay(files.layer(following), backing=files.layer(frozen), size_bytes=None)
-        if qemu is not None:
+        if with_memory:
             undo.callback(memory.discard, files)
-            _flush(files)
+            _ready_guest(files)
             made = memory.save(
                 files,
                 definition,
-                qemu,
                 progress,
                 at_switch=lambda monitor: _switch(monitor, files, following),
                 then=Monitor.resume,
@@ -89,18 +90,19 @@ def capture(
     layout.write(files.definition, settled)
 
 
-def suspend(files: MachineFiles, definition: MachineDefinition, progress: Progress, *, qemu: Qemu) -> None:
+def suspend(files: MachineFiles, definition: MachineDefinition, progress: Progress) -> None:
     """Save the running machine's memory and end its QEMU. Raises MachineError; then the machine runs on.
 
     From the moment that machine.json says so it is suspended, whatever becomes of QEMU, which stands still.
     """
     definition = settle(files, definition)
+    storage.require_room(files.layer(definition.layer))
     following = storage.highest_layer(files) + 1
-    _flush(files)
+    _ready_guest(files)
     with ExitStack() as undo:
         undo.callback(memory.release, files)
         undo.callback(memory.discard, files)
-        made = memory.save(files, definition, qemu, progress, at_switch=lambda _: None, then=lambda _: None)
+        made = memory.save(files, definition, progress, at_switch=lambda _: None, then=lambda _: None)
         remove_tree(files.saved)
         made.rename(files.saved)
         undo.callback(remove_tree, files.saved)
@@ -120,6 +122,8 @@ def restore(
     source = files.point(point)
     variables = source / files.uefi_variables.name
     with storage.changing(files.paths):
+        # what `saved/` holds from here on is not what it would go on from
+        definition = definitions.save(files, definition, resume=None)
         resume = None
         if memory.load_record(source) is not None:
             memory.link(source, files.saved)
@@ -215,12 +219,22 @@ def _switch_frozen(files: MachineFiles, following: int, progress: Progress) -> N
         _switch(monitor, files, following)
 
 
-def _flush(files: MachineFiles) -> None:
-    """Have the guest write out what it holds, so that a boot from the disk alone finds it: as well as can be."""
+def _ready_guest(files: MachineFiles) -> None:
+    """Have the guest write out what it holds, so that a boot from the disk alone finds it: as well as can be.
+
+    Raises MachineError for a guest that could never go on from its memory, as it has no Perl.
+    """
     try:
         with GuestAgent(files.agent_socket) as agent:
-            if agent.ping(timeout_s=PING_TIMEOUT_S):
-                agent.execute(["/bin/sync"], timeout_s=SYNC_TIMEOUT_S)
+            if not agent.ping(timeout_s=PING_TIMEOUT_S):
+                return
+            agent.execute(["/bin/sync"], timeout_s=SYNC_TIMEOUT_S)
+            agent.execute(
+                identity.PERL_CHECK, timeout_s=SYNC_TIMEOUT_S
+            )  # and its file is in the guest's cache
+    except AgentRefusedError as error:
+        message = "the guest has no Perl, which gives it an identity when it goes on from saved memory"
+        raise MachineError(message, details=error.details, hint="Install perl-base in it.") from error
     except MachineError as error:
         logger.debug("the guest was not flushed: %s %s", error, error.details)
 

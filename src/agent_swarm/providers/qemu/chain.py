@@ -12,6 +12,8 @@ from pathlib import Path
 
 MAGIC = b"QFI\xfb"
 HEADER = struct.Struct(">4sIQI")
+SIZE_AT = 24
+"""Offset of the virtual size, 8 bytes."""
 BACKING_NAME_MAX_BYTES = 1023
 CLUSTER_MAX_BYTES = 1 << 21
 """The backing file's name is in the first cluster, as QEMU demands, too."""
@@ -75,6 +77,16 @@ def read_backing(path: str | os.PathLike[str]) -> str | None:
         message = "its qcow2 header is cut off"
         raise ValueError(message)
     return name.decode("utf-8", "surrogateescape")
+
+
+def virtual_size(path: Path) -> int:
+    """The size of the disk that a qcow2 file is, in bytes. Raises OSError, ValueError."""
+    with path.open("rb") as stream:
+        head = stream.read(SIZE_AT + 8)
+    if len(head) < SIZE_AT + 8 or not head.startswith(MAGIC):
+        message = "it is not a qcow2 file"
+        raise ValueError(message)
+    return int.from_bytes(head[SIZE_AT:], "big")
 
 
 def _name(path: str | os.PathLike[str]) -> str:

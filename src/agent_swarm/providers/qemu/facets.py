@@ -9,6 +9,7 @@ from agent_swarm.events import ignore
 from agent_swarm.files import allocated_bytes, remove_tree
 from agent_swarm.providers.base import PointSize
 from agent_swarm.providers.qemu import capture, definition, launch, layout, memory, process, resume, storage
+from agent_swarm.providers.qemu.chain import virtual_size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +56,11 @@ class Points:
         machine = definition.load(files)
         if machine is None:
             return "the machine that it was captured from is gone"
+        record = layout.read(files.point_record(point), layout.PointRecord)
+        if record is not None:
+            size_gib = virtual_size(files.layer(record.layer)) / (1 << 30)
+            if resources.disk_gib != size_gib:
+                return f"its memory is that of a machine with a disk of {size_gib:g} GiB"
         return obstacle(self._provider, files, machine, files.point(point), resources)
 
 
@@ -67,7 +73,7 @@ class Suspension:
     def suspend(self, handle: str, progress: Progress) -> None:
         files, machine = self._provider.existing(handle)
         self._provider.require_running(files)
-        capture.suspend(files, machine, progress, qemu=self._provider.qemu(machine.architecture))
+        capture.suspend(files, machine, progress)
 
     def forget(self, handle: str) -> None:
         files = layout.parse_handle(self._provider.paths, handle)

@@ -9,14 +9,14 @@
     ├── points/<id>/      a point: point.json says which layer it is; memory.json, memory and state are there
     │                     where it has memory (memory.py), uefi-vars.fd where the machine has UEFI
     ├── saved/            memory that the next start goes on from, or that the running QEMU went on from and still
-    │                     maps; links to a point's, or a suspension's own
+    │                     maps; links to a point's, or a suspension's own. `.saved` in the making
     ├── saving/           memory in the making
     ├── kept.json         the machine was deleted, but others build on its layers (storage.py)
     ├── seed.iso          cloud-init's NoCloud seed
     ├── uefi-vars.fd      UEFI variables, where the machine starts by UEFI
     ├── console.log       the serial console since the last start
     ├── qemu.log, passt.log   what these programs complained of since the last start
-    ├── runtime.json      port, accelerator and network of the last start
+    ├── runtime.json      port, accelerator and network of the last start; the SSH host key that it was given
     ├── qemu.pid          written by QEMU itself
     └── qemu.lock         locked by the running QEMU: free means that no QEMU of this machine lives
 

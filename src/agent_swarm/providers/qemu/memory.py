@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 
     from agent_swarm.events import Progress
     from agent_swarm.model import Resources
-    from agent_swarm.providers.qemu.host import Qemu
     from agent_swarm.providers.qemu.layout import MachineFiles
 
 logger = logging.getLogger(__name__)
@@ -70,6 +69,11 @@ SAVE_TIMEOUT_S = 300.0
 RELEASE_TIMEOUT_S = 60.0
 POLL_S = 0.003
 READ_AHEAD_BYTES = 2 << 20
+CPU_FIELDS = (
+    *("model name", "stepping", "microcode"),
+    *("CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision"),
+)
+"""Of /proc/cpuinfo: first x86, then arm64."""
 
 
 class MemoryRecord(msgspec.Struct, frozen=True):
@@ -85,7 +89,6 @@ class MemoryRecord(msgspec.Struct, frozen=True):
 def save(
     files: MachineFiles,
     machine: MachineDefinition,
-    qemu: Qemu,
     progress: Progress,
     *,
     at_switch: Callable[[Monitor], None],
@@ -105,6 +108,7 @@ def save(
         _read_ahead(files.saved / MEMORY)
         with Monitor(files.qmp_socket) as source, ExitStack() as paused:
             paused.callback(_let_go, source)
+            version = source.version()  # of what runs: the host's may have been updated since
             receiver = _send(source, files, machine, runtime, progress)
             source.mark_pause()
             at_switch(source)
@@ -116,7 +120,7 @@ def save(
         receiver.finish()
         record = MemoryRecord(
             machine=machine,
-            qemu=qemu.version,
+            qemu=version,
             accelerator=runtime.accelerator,
             cpu=cpu_identity(runtime.accelerator),
             network=runtime.network,
@@ -183,7 +187,7 @@ def cpu_identity(accelerator: str) -> str:
         return platform.processor() or platform.machine()
     pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
     found = {name.strip(): value.strip() for name, value in pairs}
-    return " ".join(filter(None, (found.get("model name"), found.get("stepping"), found.get("microcode"))))
+    return " ".join(found[name] for name in CPU_FIELDS if name in found)
 
 
 class _Receiver:

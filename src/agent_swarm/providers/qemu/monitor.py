@@ -125,6 +125,11 @@ class Monitor:
         """QEMU's run state: "running", "paused", "prelaunch", "shutdown", ..."""
         return str(self._execute("query-status")["status"])
 
+    def version(self) -> str:
+        """Of the QEMU that runs: "7.2.22"."""
+        found = self._execute("query-version")["qemu"]
+        return f"{found['major']}.{found['minor']}.{found['micro']}"
+
     def power_down(self) -> None:
         """Press the machine's power button (ACPI)."""
         self._execute("system_powerdown")

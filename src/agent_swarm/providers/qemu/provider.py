@@ -175,7 +175,11 @@ class QemuProvider:
     def stop(self, handle: str, *, force: bool = False, timeout_s: float = 90.0) -> None:
         from agent_swarm.providers.qemu import shutdown
 
-        shutdown.stop(layout.parse_handle(self.paths, handle), force=force, timeout_s=timeout_s)
+        files = layout.parse_handle(self.paths, handle)
+        shutdown.stop(files, force=force, timeout_s=timeout_s)
+        machine = definition.load(files)
+        if machine is None or machine.resume is None:  # nothing maps it any more
+            filesystem.remove_tree(files.saved)
 
     def delete(self, handle: str) -> None:
         from agent_swarm.providers.qemu import memory, storage
@@ -192,11 +196,9 @@ class QemuProvider:
         files, machine = self.existing(handle)
         if not files.point_record(point).exists():
             self._refuse_broken(files, machine)
-            qemu = None
             if memory:
                 self.require_running(files)
-                qemu = self.qemu(machine.architecture)
-            capture.capture(files, machine, point, progress, qemu=qemu)
+            capture.capture(files, machine, point, progress, with_memory=memory)
         return layout.point_handle(files, point)
 
     def discard(self, handle: str, point: PointId) -> None:

@@ -23,7 +23,7 @@ from agent_swarm.errors import MachineError
 from agent_swarm.files import allocated_bytes, remove_tree, sync_directory
 from agent_swarm.model import EnvironmentId, Kind, PointId
 from agent_swarm.providers.qemu import definition, layout
-from agent_swarm.providers.qemu.chain import read_backing
+from agent_swarm.providers.qemu.chain import LONGEST_CHAIN, read_backing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK_WAIT_S = 60.0
+SPARE_LAYERS = 16
+"""Below the longest chain, for restores and forks, which add a layer too."""
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -141,6 +143,18 @@ def base_of(files: MachineFiles) -> Path | None:
 def freed_by(files: MachineFiles, point: PointId) -> int:
     """The bytes of layers that only this point needs."""
     return sum(map(allocated_bytes, needed(files) - needed(files, without=point)))
+
+
+def require_room(layer: Path) -> None:
+    """Raise MachineError where so many layers lie below this one that another would make too long a chain."""
+    count, below = 1, _backing(layer)
+    while below is not None and count < LONGEST_CHAIN - SPARE_LAYERS:
+        count, below = count + 1, _backing(below)
+    if below is not None:
+        message = (
+            f"the disk consists of more than {count} layers, one for each point that was captured on its way"
+        )
+        raise MachineError(message, hint="Take the work into a new task: layers cannot be joined yet.")
 
 
 def highest_layer(files: MachineFiles) -> int:
