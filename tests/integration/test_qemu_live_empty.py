@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from agent_swarm import processes
+from agent_swarm import processes, runner
 from agent_swarm.errors import MachineError, SwarmError
 from agent_swarm.events import ignore
 from agent_swarm.files import allocated_bytes, remove_tree
@@ -285,10 +285,18 @@ def test_a_qemu_that_is_killed_while_it_is_suspended_leaves_a_stopped_machine(
 # Going on without a guest agent
 
 
+def change(files, pattern: int) -> None:
+    """What a guest may have done to its disk in a start that came to nothing."""
+    layer = files.layer(definition.load(files).layer)
+    runner.run(["qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 0 64k", layer], timeout_s=60)
+
+
 def fails_closed(provider, files) -> None:
     """A start finds no agent; then nothing runs, and the machine is suspended as before."""
     before, disk = definition.load(files), files.layer(definition.load(files).layer)
-    with pytest.raises(MachineError, match="guest agent does not answer") as caught:
+    with pytest.raises(
+        MachineError, match="guest agent does not answer after the memory was loaded"
+    ) as caught:
         provider.start(files.handle, ignore)
     assert caught.value.hint
     assert process.find(files) is None
@@ -330,6 +338,7 @@ def test_a_suspended_machine_without_an_agent_does_not_run_and_is_suspended_as_b
     assert provider.inspect(running).state is MachineState.SUSPENDED
     assert process.find(files) is None
     fails_closed(provider, files)
+    change(files, 0x99)
     provider.suspend.forget(running)
     assert provider.inspect(running).state is MachineState.STOPPED
     provider.start(running, ignore)
