@@ -198,7 +198,8 @@ class _Receiver:
         directory.mkdir(mode=0o700)
         self._directory = directory
         self._size = size_bytes
-        self._error: BaseException | None = None
+        self._error: OSError | SwarmError | None = None
+        self._complete = False
         self._ours, self.theirs = socket.socketpair()
         self._thread = threading.Thread(target=self._receive, name="memory", daemon=True)
         self._thread.start()
@@ -231,6 +232,8 @@ class _Receiver:
         """Return when all is received and durable. Raises MachineError."""
         self._thread.join()
         self.check()
+        if not self._complete:
+            raise _failed(NOT_SENT)
         for name in (MEMORY, STATE):
             descriptor = os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -249,6 +252,7 @@ class _Receiver:
                 os.fdopen(os.open(self._directory / STATE, flags, 0o600), "wb") as rest,
             ):
                 Splitter(self._ours, memory.fileno(), rest, block="ram0", size_bytes=self._size).run()
+            self._complete = True
         except (OSError, SwarmError) as error:
             self._error = error
 
@@ -299,8 +303,8 @@ def _send(
 def _send_emulated(source: Monitor, receiver: _Receiver) -> bool:
     """Send all memory once while the guest runs, then what changed; False where it cannot be trusted, because
     changed pages were collected while it ran."""
-    source.pause()
     with receiver.theirs:
+        source.pause()
         source.migrate_to(receiver.theirs, downtime_ms=1)
     source.resume()
     deadline = time.monotonic() + SAVE_TIMEOUT_S
