@@ -12,7 +12,7 @@ SAID = {
     "machine_id": "a" * 32,
     "host_key": "ssh-ed25519 AAAA",
     "random": "01",
-    "uuid": "u-1",
+    "boot_id": "u-1",
     "with_secrets": "0",
 }
 MINE = Probed(SAID, asked_at=1000.0, answered_at=1001.0)
@@ -23,7 +23,7 @@ SIBLING = Probed(
         "machine_id": "b" * 32,
         "host_key": "ssh-ed25519 BBBB",
         "random": "02",
-        "uuid": "u-2",
+        "boot_id": "u-2",
     },
     asked_at=1000.0,
     answered_at=1001.0,
@@ -53,7 +53,7 @@ def test_what_is_not_its_own_is_told(field, value, subject):
     assert failed(dataclasses.replace(MINE, said={**SAID, field: value})) == {subject}
 
 
-@pytest.mark.parametrize("field", ["machine_id", "host_key", "random", "uuid"])
+@pytest.mark.parametrize("field", ["machine_id", "host_key", "random", "boot_id"])
 def test_what_it_shares_with_a_sibling_is_told(field):
     twin = dataclasses.replace(SIBLING, said={**SIBLING.said, field: SAID[field]})
     assert failed(sibling=twin) == {f"own {field.replace('_', '-')}"}

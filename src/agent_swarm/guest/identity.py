@@ -12,7 +12,7 @@ What each part rests on:
   generator of their own (OpenSSL in a running server) are not reached: no system can.
 - clock: the guest's own clock runs on from where it was saved, so it is set by the difference to the host's,
   measured through the agent before and checked through the agent after.
-- host name, machine-id, SSH host keys: written to the disk and to the kernel; sshd reads its keys on SIGHUP and
+- host name, machine-id, boot id, SSH host keys: written to the disk and to the kernel; sshd reads its keys on SIGHUP and
   keeps the sessions that it has. cloud-init is told that this instance has had its first boot.
 - secrets: processes with SESSION_SECRETS in their environment are killed. Memory that they gave back to the
   kernel is not wiped.
@@ -24,6 +24,7 @@ import os
 import secrets
 import tempfile
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,8 +43,9 @@ CLOCK_ATTEMPTS = 5
 TIMEOUT_S = 60.0
 _NS = 1_000_000_000
 
-# numbers of clock_gettime and clock_settime: arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h
-_CLOCK_CALLS = {"x86_64": (228, 227), "aarch64": (113, 112)}
+# numbers of clock_gettime, clock_settime and mount: arch/x86/entry/syscalls/syscall_64.tbl,
+# include/uapi/asm-generic/unistd.h
+_CALLS = {"x86_64": (228, 227, 165), "aarch64": (113, 112, 40)}
 
 PROGRAM = r"""
 $/ = undef;
@@ -92,6 +94,15 @@ my $hosts = get("/etc/hosts");
 $hosts =~ s/^127\.0\.1\.1\s.*$/127.0.1.1 $in{host} $in{host}/m;
 put("/etc/hosts", 0644, $hosts);
 put("/etc/machine-id", 0444, "$in{machine_id}\n");
+
+# the kernel made it at its boot and never changes it: another file is laid over it, as containers do; written in
+# place, since in a fork of a fork it lies there already
+my ($id, $over, $none, $file) = ("/run/agent-swarm.boot-id", "/proc/sys/kernel/random/boot_id", "none");
+open($file, ">", $id) && print($file "$in{boot_id}\n") && close($file) && chmod(0444, $id) or fail($id);
+unless (get($over) eq "$in{boot_id}\n") {
+    syscall($in{mount} + 0, $id, $over, $none, 4096, 0) == 0 or fail("boot_id");
+}
+
 for (grep { /^ssh_host_/ } names("/etc/ssh")) { unlink "/etc/ssh/$_" or fail($_) }
 put("/etc/ssh/ssh_host_ed25519_key", 0600, $in{private_key});
 put("/etc/ssh/ssh_host_ed25519_key.pub", 0644, $in{public_key});
@@ -150,6 +161,8 @@ def renew(
             "id": environment,
             "host": host_name,
             "machine_id": machine_id,
+            "mount": str(_CALLS[architecture][2]),
+            "boot_id": str(uuid.uuid4()),
             "private_key": private,
             "public_key": f"{public}\n",
             "secrets": SESSION_SECRETS,
@@ -161,7 +174,7 @@ def renew(
 
 
 def _run(agent: GuestAgent, architecture: str, arguments: dict[str, str]) -> None:
-    gettime, settime = _CLOCK_CALLS[architecture]
+    gettime, settime, _ = _CALLS[architecture]
     offset_s, offset_ns = divmod(clock_offset_ns(agent)[0], _NS)
     fields = {
         "entropy": secrets.token_hex(ENTROPY_BYTES),

@@ -28,10 +28,10 @@ echo "host_name=$(cat /proc/sys/kernel/hostname)"
 echo "machine_id=$(cat /etc/machine-id)"
 echo "host_key=$(cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)"
 echo "random=$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \\n')"
-echo "uuid=$(cat /proc/sys/kernel/random/uuid)"
+echo "boot_id=$(cat /proc/sys/kernel/random/boot_id)"
 echo "with_secrets=$(grep -las '^{SESSION_SECRETS}=' /proc/[0-9]*/environ | wc -l)"
 """
-COMPARED = ("machine_id", "host_key", "random", "uuid")
+COMPARED = ("machine_id", "boot_id", "host_key", "random")
 
 
 @dataclass(frozen=True, slots=True)
