@@ -65,7 +65,7 @@ def parts(*sections: bytes, pages: int, before: bytes = b"", last: bytes = b"", 
 
 
 def whole(*sections: bytes, **how: object) -> bytes:
-    return b"".join(parts(*sections, **how))  # type: ignore[arg-type]
+    return b"".join(parts(*sections, **how))  # type: ignore[arg-type] # `how` is passed on as it is
 
 
 @dataclass
@@ -115,7 +115,7 @@ def split(
         ):
             connection = Trickle(ours, limit, flags)
             splitter = Splitter(
-                connection,  # type: ignore[arg-type]
+                connection,  # type: ignore[arg-type] # a stand-in for a socket
                 memory.fileno(),
                 state,
                 block="ram0",
